@@ -1,0 +1,140 @@
+// Package api is the contract between the control plane, which decides, and
+// the data plane, which moves bytes: the Plan of a run, the Events it gives,
+// and the Report it ends with.
+//
+// A verb of the command line is a Plan with some of the stages; the same Plan
+// runs in the h2k process, in the helper VM, and in the rescue image.
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"hyper2kvm/fixes/guest"
+)
+
+// Version is the version of Plan, Event and Report that this code speaks.
+const Version = 1
+
+// Stage is one step of the pipeline. Stages are optional; their order is not.
+type Stage string
+
+// The stages, in order.
+const (
+	Fetch    Stage = "fetch"
+	Flatten  Stage = "flatten"
+	Inspect  Stage = "inspect"
+	Fix      Stage = "fix"
+	Undo     Stage = "undo"
+	Convert  Stage = "convert"
+	Validate Stage = "validate"
+	Info     Stage = "info"
+	Compare  Stage = "compare"
+)
+
+// Order lists all stages in the order in which they run.
+func Order() []Stage {
+	return []Stage{Info, Compare, Fetch, Flatten, Inspect, Fix, Undo, Convert, Validate}
+}
+
+// Plan is everything a run needs; nothing is discovered mid-flight. The same
+// plan on the same input gives the same output bytes.
+type Plan struct {
+	Version  int             `json:"version"`
+	Name     string          `json:"name"`
+	Sources  []Source        `json:"sources"`
+	Stages   []Stage         `json:"stages"`
+	Machine  Machine         `json:"machine,omitzero"`
+	Fix      FixOptions      `json:"fix,omitzero"`
+	Target   Target          `json:"target,omitzero"`
+	Validate ValidateOptions `json:"validate,omitzero"`
+}
+
+// Has reports whether the plan runs stage s.
+func (p *Plan) Has(s Stage) bool { return slices.Contains(p.Stages, s) }
+
+// Source is one disk to read. Path is a file, or a block device.
+type Source struct {
+	Path   string `json:"path"`
+	Format string `json:"format,omitempty"` // "" detects it
+}
+
+// Machine is what is known of the source machine beside its disks; it decides
+// the domain XML and what fixes pin.
+type Machine struct {
+	Firmware string       `json:"firmware,omitempty"` // "bios", "uefi", "" takes what inspection finds
+	Memory   int64        `json:"memory,omitempty"`   // bytes; 0 takes 2 GiB
+	CPUs     int          `json:"cpus,omitempty"`     // 0 takes 2
+	NICs     []MachineNIC `json:"nics,omitempty"`
+}
+
+// MachineNIC is a network interface that the target machine will have.
+type MachineNIC struct {
+	MAC     string `json:"mac,omitempty"`     // kept from the source; "" lets inspection find it
+	Network string `json:"network,omitempty"` // libvirt network; "" is "default"
+}
+
+// FixOptions steer INSPECT and FIX.
+type FixOptions struct {
+	DryRun    bool     `json:"dry_run,omitempty"`
+	InPlace   bool     `json:"in_place,omitempty"`  // write the changes into the source image
+	Only      []string `json:"only,omitempty"`      // fix IDs; empty is all
+	Skip      []string `json:"skip,omitempty"`      // fix IDs
+	Devices   string   `json:"devices,omitempty"`   // "uuid" (default), "partuuid", "label"
+	Initramfs string   `json:"initramfs,omitempty"` // "auto" (default), "inject", "regenerate", "none"
+	// Canary puts the validation canary into the guest; only ever set for the
+	// throw-away overlay of VALIDATE.
+	Canary bool `json:"canary,omitempty"`
+	// Root chooses one of several roots by device or UUID; "" refuses when there are several.
+	Root string `json:"root,omitempty"`
+}
+
+// Target is where the result goes.
+type Target struct {
+	Path     string `json:"path,omitempty"`     // file for one disk, folder for several
+	Format   string `json:"format,omitempty"`   // "qcow2" (default), "raw", "vmdk"
+	Variant  string `json:"variant,omitempty"`  // vmdk: "monolithicSparse", "streamOptimized"
+	Compress string `json:"compress,omitempty"` // "none" (default), "zlib", "zstd"
+	Force    bool   `json:"force,omitempty"`    // replace an output that exists
+	Verify   bool   `json:"verify,omitempty"`   // read the output back and compare
+	Domain   bool   `json:"domain,omitempty"`   // write NAME.xml and NAME.report.* beside it
+}
+
+// ValidateOptions steer VALIDATE.
+type ValidateOptions struct {
+	Buses   []string `json:"buses,omitempty"`   // "virtio-blk", "virtio-scsi", "sata"; empty is the first two
+	Timeout int      `json:"timeout,omitempty"` // seconds a boot may take; 0 is 600
+}
+
+// Check reports the first thing wrong with the plan itself.
+func (p *Plan) Check() error {
+	if p.Version != Version {
+		return fmt.Errorf("plan %q: version %d, this program speaks %d", p.Name, p.Version, Version)
+	}
+	if len(p.Sources) == 0 {
+		return fmt.Errorf("plan %q: no source", p.Name)
+	}
+	last := -1
+	for _, s := range p.Stages {
+		at := slices.Index(Order(), s)
+		if at < 0 {
+			return fmt.Errorf("plan %q: unknown stage %q", p.Name, s)
+		}
+		if at <= last {
+			return fmt.Errorf("plan %q: stage %q is out of order", p.Name, s)
+		}
+		last = at
+	}
+	return nil
+}
+
+// Agent runs plans: in this process, in the helper VM, or on another machine.
+type Agent interface {
+	// Run runs the plan and returns its report; the report is there, as far as
+	// it got, when err is not nil. job is the job folder, "" for a throw-away one.
+	Run(ctx context.Context, plan *Plan, job string, events Sink) (*Report, error)
+}
+
+// GuestFacts is what inspection found.
+type GuestFacts = guest.Facts

@@ -1,0 +1,119 @@
+package guest
+
+// Facts is what INSPECT found of a guest; fixes decide on facts alone, reports
+// print them, and they travel as JSON. Sizes are in bytes, UUIDs in the form
+// that blkid prints.
+type Facts struct {
+	OS       OS     `json:"os"`
+	Arch     string `json:"arch"` // GNU machine name: "x86_64"
+	Hostname string `json:"hostname,omitempty"`
+	Firmware string `json:"firmware"`       // "bios" or "uefi"
+	Init     string `json:"init,omitempty"` // "systemd", "sysv", "upstart", "openrc"
+
+	Disks       []Disk       `json:"disks"`
+	Filesystems []Filesystem `json:"filesystems"` // every block device with content, partitions and logical volumes alike
+	Mounts      []Mount      `json:"mounts"`      // how the tree was put together, root first
+
+	Kernels   []Kernel   `json:"kernels"`
+	Initramfs string     `json:"initramfs,omitempty"` // generator: "initramfs-tools", "dracut", "mkinitcpio", "mkinitfs", "mkinitrd"
+	Loader    BootLoader `json:"boot_loader"`
+	Network   []string   `json:"network,omitempty"` // stacks with configuration: "ifupdown", "networkd", "networkmanager", "netplan", "ifcfg"
+	NICs      []NIC      `json:"nics,omitempty"`    // the plan's NICs, in order, with the name the guest gave each
+	Tools     []string   `json:"tools,omitempty"`   // hypervisor tools found: "open-vm-tools"
+	SELinux   string     `json:"selinux,omitempty"` // "enforcing", "permissive", "disabled", "" when not there
+
+	// TargetBus is the bus the guest will boot from: "virtio" or "scsi".
+	TargetBus string `json:"target_bus,omitempty"`
+	// Warnings are things inspection could not read or found strange.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// OS identifies the operating system.
+type OS struct {
+	Family  string   `json:"family"` // "linux", "windows", "unknown"
+	ID      string   `json:"id"`     // os-release ID: "debian"
+	IDLike  []string `json:"id_like,omitempty"`
+	Version string   `json:"version,omitempty"` // os-release VERSION_ID: "12"
+	Name    string   `json:"name,omitempty"`    // PRETTY_NAME
+}
+
+// Disk is one attached disk, in the order in which the source had them.
+type Disk struct {
+	Index      int         `json:"index"` // 0 is the disk that the source called sda
+	Device     string      `json:"-"`     // device node in the helper VM
+	Size       int64       `json:"size"`
+	SectorSize int64       `json:"sector_size"`
+	Table      string      `json:"table"` // "gpt", "dos", "none"
+	TableID    string      `json:"table_id,omitempty"`
+	Partitions []Partition `json:"partitions,omitempty"`
+	BootCode   string      `json:"boot_code,omitempty"` // "grub" where the MBR holds GRUB's boot.img
+}
+
+// Partition is one entry of a partition table.
+type Partition struct {
+	Number   int    `json:"number"`
+	Start    int64  `json:"start"`
+	Size     int64  `json:"size"`
+	Type     string `json:"type"` // GPT type GUID lower case, or MBR type as "0x83"
+	UUID     string `json:"uuid"` // PARTUUID
+	Label    string `json:"label,omitempty"`
+	Bootable bool   `json:"bootable,omitempty"`
+}
+
+// Filesystem is the content of a partition, whole disk or volume.
+type Filesystem struct {
+	// Device is the node in the helper VM; it means nothing elsewhere.
+	Device string `json:"-"`
+	// Disk and Partition place it; Disk is -1 for a logical volume, Partition 0
+	// for a whole disk or a volume.
+	Disk      int    `json:"disk"`
+	Partition int    `json:"partition,omitempty"`
+	Volume    string `json:"volume,omitempty"` // "vg0/root" for a logical volume, "md/0", "luks/NAME"
+	Type      string `json:"type"`             // blkid's TYPE: "ext4", "xfs", "vfat", "swap", "LVM2_member", "crypto_LUKS"
+	UUID      string `json:"uuid,omitempty"`
+	Label     string `json:"label,omitempty"`
+	PartUUID  string `json:"partuuid,omitempty"`
+	Size      int64  `json:"size"`
+	// Note names what forbids touching it: "hibernated", "dirty".
+	Note string `json:"note,omitempty"`
+}
+
+// Mount is one mounted file system of the guest.
+type Mount struct {
+	Point  string `json:"point"` // "/", "/boot"
+	Spec   string `json:"spec"`  // as fstab names it, "" for one that fstab does not list
+	Type   string `json:"type"`
+	Device string `json:"-"`
+	UUID   string `json:"uuid,omitempty"`
+	Opts   string `json:"options,omitempty"`
+	Free   int64  `json:"free"`
+	Inodes int64  `json:"free_inodes"` // -1 where the file system has no fixed number
+}
+
+// Kernel is one installed kernel.
+type Kernel struct {
+	Version   string `json:"version"`
+	Image     string `json:"image"`               // guest path without leading slash: "boot/vmlinuz-6.1.0-25-amd64"
+	Initramfs string `json:"initramfs,omitempty"` // likewise; "" when there is none
+	Modules   string `json:"modules"`             // "lib/modules/6.1.0-25-amd64" (links resolved)
+	Default   bool   `json:"default,omitempty"`
+}
+
+// BootLoader says what starts the kernel.
+type BootLoader struct {
+	Kind string `json:"kind"` // "grub2", "grub-legacy", "systemd-boot", "extlinux", "none"
+	// Configs are the files that hold the kernel command lines.
+	Configs []string `json:"configs,omitempty"`
+	// ESP is the mount point of the EFI system partition without leading slash, "" when there is none.
+	ESP string `json:"esp,omitempty"`
+	// Loaders are the EFI programs found on it: "EFI/debian/shimx64.efi".
+	Loaders []string `json:"loaders,omitempty"`
+}
+
+// NIC is a network interface of the source machine.
+type NIC struct {
+	MAC  string `json:"mac"`            // lower case, colons
+	Name string `json:"name,omitempty"` // the guest's name for it: "ens192"; "" when not known
+	// From says where the name was found: "etc/network/interfaces".
+	From string `json:"from,omitempty"`
+}
