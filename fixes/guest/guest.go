@@ -46,6 +46,15 @@ type FS interface {
 	Remove(name string) error
 }
 
+// Appender is a FS that can lengthen and cut a regular file in place, links
+// followed, both synced. It spares a small, full /boot a second copy of an
+// initramfs; a FS without it is given the whole new file to Write. Neither is
+// atomic: the engine's journal holds the old length.
+type Appender interface {
+	Append(name string, content io.Reader) error
+	Truncate(name string, size int64) error
+}
+
 // Command is a program of the guest to run inside the guest's root.
 type Command struct {
 	Args []string
