@@ -1,0 +1,328 @@
+package qcow2
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"hyper2kvm/formats"
+)
+
+// Types of header extensions.
+const (
+	extEnd           = 0
+	extBackingFormat = 0xe2792aca
+	extFeatureNames  = 0x6803f857
+	extDataFile      = 0x44415441
+	extBitmaps       = 0x23852875
+)
+
+// Bounds of what is read because the header says so.
+const (
+	maxName       = 1023 // backing_file_size, by the specification
+	maxExtensions = 64
+	maxSnapshots  = 64 // listed in Info
+)
+
+// header is the header of an image with its extensions.
+type header struct {
+	version       uint32
+	clusterBits   uint32
+	size          uint64
+	crypt         uint32
+	l1Size        uint32
+	l1Offset      uint64
+	snapshots     uint32
+	snapshotsAt   uint64
+	incompatible  uint64
+	compatible    uint64
+	autoclear     uint64
+	refcountOrder uint32
+	headerLength  uint32
+	compression   uint8
+
+	backing       string
+	backingFormat string
+	dataFile      string
+	bitmaps       bool
+	featureNames  map[uint8]string // of incompatible bits
+}
+
+// readHeader reads and checks the header of f.
+func readHeader(f formats.File) (*header, error) {
+	var b [headerCompressType]byte
+	n := min(f.Size, int64(len(b)))
+	if n < 4 {
+		return nil, fmt.Errorf("%s: %d bytes: %w", f.Name, f.Size, formats.ErrFormat)
+	}
+	if err := readFull(f, b[:n], 0); err != nil {
+		return nil, err
+	}
+	be := binary.BigEndian
+	if be.Uint32(b[0:]) != magic {
+		return nil, fmt.Errorf("%s: %w", f.Name, formats.ErrFormat)
+	}
+	if n < headerV2Bytes {
+		return nil, fmt.Errorf("%s: header of a file of %d bytes: %w", f.Name, f.Size, formats.ErrTruncated)
+	}
+	h := &header{
+		version: be.Uint32(b[4:]), clusterBits: be.Uint32(b[20:]), size: be.Uint64(b[24:]), crypt: be.Uint32(b[32:]),
+		l1Size: be.Uint32(b[36:]), l1Offset: be.Uint64(b[40:]), snapshots: be.Uint32(b[60:]), snapshotsAt: be.Uint64(b[64:]),
+		headerLength: headerV2Bytes, refcountOrder: 4,
+	}
+	if h.version == 3 {
+		if n < headerV3Bytes {
+			return nil, fmt.Errorf("%s: header of a file of %d bytes: %w", f.Name, f.Size, formats.ErrTruncated)
+		}
+		h.incompatible, h.compatible, h.autoclear = be.Uint64(b[72:]), be.Uint64(b[80:]), be.Uint64(b[88:])
+		h.refcountOrder, h.headerLength = be.Uint32(b[96:]), be.Uint32(b[100:])
+		if h.headerLength > headerV3Bytes && n > headerV3Bytes {
+			h.compression = b[104]
+		}
+	}
+	if err := h.checkShape(f); err != nil {
+		return nil, err
+	}
+	if err := h.readExtensions(f); err != nil {
+		return nil, err
+	}
+	if err := h.readBacking(f, be.Uint64(b[8:]), be.Uint32(b[16:])); err != nil {
+		return nil, err
+	}
+	return h, h.checkFeatures(f)
+}
+
+// checkShape refuses numbers that nothing could be read by.
+func (h *header) checkShape(f formats.File) error {
+	corrupt := func(what string, value uint64) error {
+		return fmt.Errorf("%s: qcow2 %s %d: %w", f.Name, what, value, formats.ErrCorrupt)
+	}
+	switch {
+	case h.version != 2 && h.version != 3:
+		return fmt.Errorf("%s: qcow2 version %d: %w", f.Name, h.version, formats.ErrUnsupported)
+	case h.clusterBits < minClusterBits || h.clusterBits > maxClusterBits:
+		return corrupt("cluster_bits", uint64(h.clusterBits))
+	case h.size > 1<<60:
+		return corrupt("virtual size", h.size)
+	case h.headerLength < headerV2Bytes || h.headerLength > 1<<h.clusterBits:
+		return corrupt("header_length", uint64(h.headerLength))
+	case h.refcountOrder > 6:
+		return corrupt("refcount_order", uint64(h.refcountOrder))
+	case h.l1Size > maxL1Bytes/8:
+		return corrupt("L1 size", uint64(h.l1Size))
+	}
+	return nil
+}
+
+// readExtensions reads the extensions that follow the header, within its
+// cluster.
+func (h *header) readExtensions(f formats.File) error {
+	at, end := int64(h.headerLength), min(f.Size, 1<<h.clusterBits)
+	for range maxExtensions {
+		var b [8]byte
+		if at > end-int64(len(b)) {
+			return nil
+		}
+		if err := readFull(f, b[:], at); err != nil {
+			return err
+		}
+		kind, length := binary.BigEndian.Uint32(b[0:]), int64(binary.BigEndian.Uint32(b[4:]))
+		if kind == extEnd {
+			return nil
+		}
+		at += int64(len(b))
+		if length > end-at {
+			return fmt.Errorf("%s: header extension %#x of %d bytes: %w", f.Name, kind, length, formats.ErrCorrupt)
+		}
+		if err := h.readExtension(f, kind, at, length); err != nil {
+			return fmt.Errorf("header extension %#x: %w", kind, err)
+		}
+		at += (length + 7) &^ 7
+	}
+	return nil
+}
+
+func (h *header) readExtension(f formats.File, kind uint32, at, length int64) error {
+	switch kind {
+	case extBackingFormat, extDataFile, extFeatureNames:
+	case extBitmaps:
+		h.bitmaps = true
+		return nil
+	default:
+		return nil // extensions that are not known may be passed over
+	}
+	b := make([]byte, min(length, 4096))
+	if err := readFull(f, b, at); err != nil {
+		return err
+	}
+	switch kind {
+	case extBackingFormat:
+		h.backingFormat = string(b)
+	case extDataFile:
+		h.dataFile = string(b)
+	case extFeatureNames:
+		// Entries of 48 bytes: type, bit, name padded with NUL.
+		h.featureNames = make(map[uint8]string)
+		for ; len(b) >= 48; b = b[48:] {
+			if b[0] == 0 {
+				h.featureNames[b[1]] = strings.TrimRight(string(b[2:48]), "\x00")
+			}
+		}
+	}
+	return nil
+}
+
+func (h *header) readBacking(f formats.File, at uint64, length uint32) error {
+	if at == 0 || length == 0 {
+		return nil
+	}
+	if length > maxName || at > 1<<h.clusterBits {
+		return fmt.Errorf("%s: backing file name of %d bytes at %d: %w", f.Name, length, at, formats.ErrCorrupt)
+	}
+	b := make([]byte, length)
+	if err := readFull(f, b, int64(at)); err != nil {
+		return fmt.Errorf("backing file name: %w", err)
+	}
+	h.backing = string(b)
+	return nil
+}
+
+// checkFeatures refuses what is not read, by name.
+func (h *header) checkFeatures(f formats.File) error {
+	unsupported := func(what string) error {
+		return fmt.Errorf("%s: qcow2 %s: %w", f.Name, what, formats.ErrUnsupported)
+	}
+	switch h.crypt {
+	case 0:
+	case 1:
+		return unsupported("encryption with AES")
+	case 2:
+		return unsupported("encryption with LUKS")
+	default:
+		return unsupported(fmt.Sprintf("encryption method %d", h.crypt))
+	}
+	const known = incompatDirty | incompatCorrupt | incompatDataFile | incompatCompression | incompatExtendedL2
+	if unknown := h.incompatible &^ known; unknown != 0 {
+		for bit := range uint8(64) {
+			if unknown&(1<<bit) != 0 {
+				return unsupported(fmt.Sprintf("incompatible feature bit %d (%s)", bit, cmpOr(h.featureNames[bit], "not named")))
+			}
+		}
+	}
+	switch {
+	case h.incompatible&incompatCompression == 0 && h.compression != compressionZlib:
+		return fmt.Errorf("%s: compression type %d without its feature bit: %w", f.Name, h.compression, formats.ErrCorrupt)
+	case h.compression > compressionZstd:
+		return unsupported("compression type " + strconv.Itoa(int(h.compression)))
+	case h.incompatible&incompatExtendedL2 != 0 && h.clusterBits < 14:
+		return fmt.Errorf("%s: extended L2 entries with clusters of %d bytes: %w", f.Name, 1<<h.clusterBits, formats.ErrCorrupt)
+	case h.incompatible&incompatDataFile != 0 && h.dataFile == "":
+		return fmt.Errorf("%s: external data file without a name: %w", f.Name, formats.ErrCorrupt)
+	}
+	return nil
+}
+
+func cmpOr(s, other string) string {
+	if s != "" {
+		return s
+	}
+	return other
+}
+
+// info puts the header into words.
+func (h *header) info(f formats.File) formats.Info {
+	in := formats.Info{Format: "qcow2", Variant: "v" + strconv.Itoa(int(h.version)), Size: int64(h.size),
+		ClusterSz: 1 << h.clusterBits, Sector: sectorSize}
+	if h.backing != "" {
+		in.Parent = &formats.Claim{Name: h.backing, Format: h.backingFormat}
+	}
+	field := func(name, value string) { in.Fields = append(in.Fields, formats.Field{Name: name, Value: value}) }
+	field("compression", []string{"zlib", "zstd"}[h.compression])
+	field("refcount bits", strconv.Itoa(1<<h.refcountOrder))
+	if h.compatible&1 != 0 {
+		field("lazy refcounts", "true")
+	}
+	if h.incompatible&incompatExtendedL2 != 0 {
+		field("extended L2", "true")
+	}
+	if h.dataFile != "" {
+		field("data file", h.dataFile)
+	}
+	if h.bitmaps {
+		field("dirty bitmaps", "present")
+	}
+	if h.incompatible&incompatCorrupt != 0 {
+		in.Warnings = append(in.Warnings, "the image is marked corrupt")
+	}
+	if h.incompatible&incompatDirty != 0 {
+		field("dirty", "true") // only the refcounts lag behind; reading does not use them
+	}
+	snaps, warning := h.readSnapshots(f)
+	in.Fields = append(in.Fields, snaps...)
+	if warning != "" {
+		in.Warnings = append(in.Warnings, warning)
+	}
+	return in
+}
+
+// readSnapshots lists the internal snapshots. Damage there does not keep the
+// disk from being read.
+func (h *header) readSnapshots(f formats.File) (out []formats.Field, warning string) {
+	if h.snapshots == 0 || h.snapshotsAt > 1<<62 {
+		return nil, ""
+	}
+	r := io.NewSectionReader(f, int64(h.snapshotsAt), max(0, f.Size-int64(h.snapshotsAt)))
+	for i := range min(h.snapshots, maxSnapshots) {
+		name, err := readSnapshot(r)
+		if err != nil {
+			return out, fmt.Sprintf("the table of internal snapshots cannot be read: %v", err)
+		}
+		out = append(out, formats.Field{Name: "snapshot " + strconv.Itoa(int(i)+1), Value: name})
+	}
+	if h.snapshots > maxSnapshots {
+		out = append(out, formats.Field{Name: "snapshots", Value: strconv.Itoa(int(h.snapshots))})
+	}
+	return out, ""
+}
+
+// readSnapshot reads one entry of the snapshot table, which is padded to a
+// multiple of 8 bytes.
+func readSnapshot(r *io.SectionReader) (string, error) {
+	var b [40]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return "", err
+	}
+	be := binary.BigEndian
+	idLen, nameLen, extraLen := int64(be.Uint16(b[12:])), int64(be.Uint16(b[14:])), int64(be.Uint32(b[36:]))
+	if extraLen > 1024 {
+		return "", errors.New("extra data of " + strconv.FormatInt(extraLen, 10) + " bytes")
+	}
+	rest := make([]byte, extraLen+idLen+nameLen)
+	if _, err := io.ReadFull(r, rest); err != nil {
+		return "", err
+	}
+	total := int64(len(b)) + int64(len(rest))
+	if _, err := r.Seek((total+7)&^7-total, io.SeekCurrent); err != nil {
+		return "", err
+	}
+	id, name := rest[extraLen:extraLen+idLen], rest[extraLen+idLen:]
+	return string(bytes.TrimSpace(id)) + " " + string(name), nil
+}
+
+// readFull reads len(p) bytes at off or says that the file ends too early.
+func readFull(f formats.File, p []byte, off int64) error {
+	if off < 0 || off > f.Size || int64(len(p)) > f.Size-off {
+		return fmt.Errorf("%s: %d bytes at offset %d of a file of %d bytes: %w", f.Name, len(p), off, f.Size, formats.ErrTruncated)
+	}
+	if n, err := f.ReadAt(p, off); n < len(p) {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = formats.ErrTruncated
+		}
+		return fmt.Errorf("read %s at offset %d: %w", f.Name, off, err)
+	}
+	return nil
+}

@@ -1,0 +1,338 @@
+package vmdk
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/klauspost/compress/zlib"
+
+	"hyper2kvm/formats"
+	"hyper2kvm/formats/blockcache"
+)
+
+// Bounds of what an opened sparse file keeps in memory.
+const (
+	cachedTables = 512     // grain tables: 1 MiB with 512 entries each
+	cachedGrains = 4 << 20 // bytes of decompressed grains
+	tablesPerRun = 4096    // tables that one call of Extent looks at
+)
+
+// sparse is a sparse file: grains behind a directory of grain tables.
+type sparse struct {
+	file      formats.File
+	size      int64 // bytes the guest sees
+	grain     int64 // bytes
+	perTable  int64 // grains per grain table
+	gd        []uint32
+	hasParent bool
+	markers   bool
+	tables    *blockcache.Cache[[]uint32] // by index in gd
+	grains    *blockcache.Cache[[]byte]   // by grain index; nil when not compressed
+	inflaters sync.Pool
+	warnings  []string
+}
+
+// grainAt says where a grain is.
+type grainAt struct {
+	kind formats.Kind
+	off  int64 // bytes into the file, for Data
+}
+
+func newSparse(f formats.File, h *sparseHeader, hasParent bool) (*sparse, error) {
+	s := &sparse{
+		file: f, size: int64(h.capacity) * sectorSize, grain: int64(h.grainSize) * sectorSize,
+		perTable: int64(h.gtesPerTable), hasParent: hasParent,
+		markers: h.flags&flagMarkers != 0,
+	}
+	if err := s.loadDirectory(h); err != nil {
+		return nil, err
+	}
+	s.tables = blockcache.New(max(1, cachedTables*512/int(s.perTable)), s.loadTable)
+	if h.compressed() {
+		s.grains = blockcache.New(max(1, cachedGrains/int(s.grain)), s.loadGrain)
+	}
+	return s, nil
+}
+
+// loadDirectory reads the grain directory, or the redundant one when the
+// first leads out of the file.
+func (s *sparse) loadDirectory(h *sparseHeader) error {
+	gd, err := s.readDirectory(h.gdOffset)
+	if err != nil && h.flags&flagRedundantTable != 0 && h.rgdOffset != 0 {
+		spare, err2 := s.readDirectory(h.rgdOffset)
+		if err2 == nil {
+			s.warnings = append(s.warnings, "the grain directory is damaged; the redundant one is used: "+err.Error())
+			gd, err = spare, nil
+		}
+	}
+	s.gd = gd
+	return err
+}
+
+func (s *sparse) readDirectory(sector uint64) ([]uint32, error) {
+	perTable := s.grain * s.perTable
+	entries := s.size / perTable
+	if s.size%perTable != 0 {
+		entries++
+	}
+	if entries > maxDirectory {
+		return nil, fmt.Errorf("%s: grain directory of %d entries: %w", s.file.Name, entries, formats.ErrUnsupported)
+	}
+	if sector > uint64(s.file.Size)/sectorSize || entries*4 > s.file.Size-int64(sector)*sectorSize {
+		return nil, fmt.Errorf("%s: grain directory of %d entries at sector %d of a file of %d bytes: %w",
+			s.file.Name, entries, sector, s.file.Size, formats.ErrTruncated)
+	}
+	gd, err := s.readEntries(int64(sector)*sectorSize, entries)
+	if err != nil {
+		return nil, fmt.Errorf("grain directory: %w", err)
+	}
+	for i, table := range gd {
+		if table != 0 && int64(table)*sectorSize+s.perTable*4 > s.file.Size {
+			return nil, fmt.Errorf("%s: grain table %d at sector %d of a file of %d bytes: %w",
+				s.file.Name, i, table, s.file.Size, formats.ErrTruncated)
+		}
+	}
+	return gd, nil
+}
+
+func (s *sparse) readEntries(off, n int64) ([]uint32, error) {
+	b := make([]byte, n*4)
+	if err := readFull(s.file, b, off); err != nil {
+		return nil, err
+	}
+	out := make([]uint32, n)
+	for i := range out {
+		out[i] = binary.LittleEndian.Uint32(b[i*4:])
+	}
+	return out, nil
+}
+
+func (s *sparse) loadTable(i int64) ([]uint32, error) {
+	gt, err := s.readEntries(int64(s.gd[i])*sectorSize, s.perTable)
+	if err != nil {
+		return nil, fmt.Errorf("grain table %d: %w", i, err)
+	}
+	return gt, nil
+}
+
+// empty is what a grain without entry is.
+func (s *sparse) empty() formats.Kind {
+	if s.hasParent {
+		return formats.Absent
+	}
+	return formats.Zero
+}
+
+// decode tells what a grain table entry means. Entry 1 is a zeroed grain
+// (section "Grain Table Entry"): sector 1 can never hold a grain.
+func (s *sparse) decode(entry uint32) grainAt {
+	switch entry {
+	case 0:
+		return grainAt{kind: s.empty()}
+	case 1:
+		return grainAt{kind: formats.Zero}
+	}
+	return grainAt{kind: formats.Data, off: int64(entry) * sectorSize}
+}
+
+// Extent implements formats.Disk.
+func (s *sparse) Extent(offset, limit int64) (formats.Extent, error) {
+	first := offset / s.grain
+	end := min(offset+limit, s.size)
+	last := (end - 1) / s.grain
+	var run grainAt
+	count := int64(0) // grains in the run
+	for visited := 0; first+count <= last && visited < tablesPerRun; visited++ {
+		index := first + count
+		n, more, err := s.runInTable(index, last, &run, count)
+		if err != nil && count == 0 {
+			return formats.Extent{}, err
+		}
+		count += n
+		if err != nil || !more {
+			break
+		}
+	}
+	e := formats.Extent{Offset: offset, Length: min((first+count)*s.grain, end) - offset, Kind: run.kind}
+	if run.kind == formats.Data && s.grains == nil {
+		at := run.off + offset%s.grain
+		if at+e.Length > s.file.Size {
+			return formats.Extent{}, fmt.Errorf("%s: grains for %d bytes at guest offset %d lie at %d of a file of %d bytes: %w",
+				s.file.Name, e.Length, offset, at, s.file.Size, formats.ErrTruncated)
+		}
+		e.Plain = &formats.Location{File: s.file.ReaderAt, Offset: at}
+	}
+	return e, nil
+}
+
+// runInTable counts the grains from index to the end of its table (or last)
+// that go on the run, which has count grains already; more is false when the
+// run ends within the table.
+func (s *sparse) runInTable(index, last int64, run *grainAt, count int64) (n int64, more bool, err error) {
+	table := index / s.perTable
+	stop := min((table+1)*s.perTable-1, last)
+	if s.gd[table] == 0 {
+		if count > 0 && run.kind != s.empty() {
+			return 0, false, nil
+		}
+		run.kind = s.empty()
+		return stop - index + 1, true, nil
+	}
+	gt, err := s.tables.Get(table)
+	if err != nil {
+		return 0, false, err
+	}
+	for ; index+n <= stop; n++ {
+		g := s.decode(gt[(index+n)%s.perTable])
+		switch {
+		case count+n == 0:
+			*run = g
+		case g.kind != run.kind:
+			return n, false, nil
+		case g.kind == formats.Data && s.grains == nil && g.off != run.off+(count+n)*s.grain:
+			return n, false, nil
+		}
+	}
+	return n, true, nil
+}
+
+// ReadAt implements formats.Disk; the caller has cut p to the disk.
+func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := s.readRun(p[done:], off+int64(done))
+		done += n
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// readRun reads the first run of p, at least one byte of it.
+func (s *sparse) readRun(p []byte, off int64) (int, error) {
+	e, err := s.Extent(off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	p = p[:e.Length]
+	switch {
+	case e.Kind == formats.Zero:
+		clear(p)
+		return len(p), nil
+	case e.Kind == formats.Absent:
+		return 0, fmt.Errorf("%s at guest offset %d: %w", s.file.Name, off, formats.ErrAbsent)
+	case e.Plain != nil:
+		return len(p), readFull(s.file, p, e.Plain.Offset)
+	}
+	return s.readCompressed(p, off)
+}
+
+// readCompressed reads from one compressed grain.
+func (s *sparse) readCompressed(p []byte, off int64) (int, error) {
+	index, in := off/s.grain, off%s.grain
+	if whole := min(s.grain, s.size-index*s.grain); in == 0 && int64(len(p)) >= whole {
+		return int(whole), s.inflate(p[:whole], index)
+	}
+	grain, err := s.grains.Get(index)
+	if err != nil {
+		return 0, err
+	}
+	return copy(p, grain[in:]), nil
+}
+
+func (s *sparse) loadGrain(index int64) ([]byte, error) {
+	b := make([]byte, min(s.grain, s.size-index*s.grain))
+	return b, s.inflate(b, index)
+}
+
+// inflate decompresses the grain of that index into dst.
+func (s *sparse) inflate(dst []byte, index int64) error {
+	gt, err := s.tables.Get(index / s.perTable)
+	if err != nil {
+		return err
+	}
+	at := s.decode(gt[index%s.perTable]).off
+	z, _ := s.inflaters.Get().(*inflater)
+	if z == nil {
+		z = &inflater{}
+	}
+	defer s.inflaters.Put(z)
+	packed, err := s.readPacked(z, at, index)
+	if err != nil {
+		return err
+	}
+	if err := z.into(dst, packed); err != nil {
+		return fmt.Errorf("%s: decompress grain %d at offset %d: %v: %w", s.file.Name, index, at, err, formats.ErrCorrupt)
+	}
+	return nil
+}
+
+// readPacked reads the compressed bytes of a grain. Section "Compressed
+// Grains": sector number (8 bytes), size in bytes (4), data.
+func (s *sparse) readPacked(z *inflater, at, index int64) ([]byte, error) {
+	if !s.markers {
+		return z.read(s.file, at, min(2*s.grain, max(s.file.Size-at, 0)))
+	}
+	// Most grains are read in one go: header and a guess of the data.
+	const header = 12
+	b, err := z.read(s.file, at, min(header+s.grain, max(s.file.Size-at, 0)))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) < header {
+		return nil, fmt.Errorf("%s: grain marker at offset %d: %w", s.file.Name, at, formats.ErrTruncated)
+	}
+	lba, size := binary.LittleEndian.Uint64(b), int64(binary.LittleEndian.Uint32(b[8:]))
+	if lba != uint64(index*s.grain/sectorSize) {
+		return nil, fmt.Errorf("%s: grain marker at offset %d is for sector %d, not %d: %w",
+			s.file.Name, at, lba, index*s.grain/sectorSize, formats.ErrCorrupt)
+	}
+	// Deflate makes data that cannot be compressed a little longer, never twice.
+	if size > 2*s.grain {
+		return nil, fmt.Errorf("%s: compressed grain of %d bytes at offset %d: %w", s.file.Name, size, at, formats.ErrCorrupt)
+	}
+	if header+size > int64(len(b)) {
+		if header+size > s.file.Size-at {
+			return nil, fmt.Errorf("%s: grain of %d bytes at offset %d: %w", s.file.Name, size, at, formats.ErrTruncated)
+		}
+		if b, err = z.read(s.file, at, header+size); err != nil {
+			return nil, err
+		}
+	}
+	return b[header : header+size], nil
+}
+
+// inflater is the state that decompressing needs, used again and again.
+type inflater struct {
+	buf    []byte
+	src    bytes.Reader
+	stream io.ReadCloser
+}
+
+func (z *inflater) read(f formats.File, off, n int64) ([]byte, error) {
+	if int64(cap(z.buf)) < n {
+		z.buf = make([]byte, n)
+	}
+	b := z.buf[:n]
+	return b, readFull(f, b, off)
+}
+
+// into fills dst from the zlib stream in packed.
+func (z *inflater) into(dst, packed []byte) error {
+	z.src.Reset(packed)
+	var err error
+	if z.stream == nil {
+		z.stream, err = zlib.NewReader(&z.src)
+	} else {
+		err = z.stream.(zlib.Resetter).Reset(&z.src, nil)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = io.ReadFull(z.stream, dst)
+	return err
+}
