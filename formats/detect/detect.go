@@ -80,11 +80,12 @@ func Open(f formats.File, open formats.Opener) (formats.Image, error) {
 	if name := h.match(unread()); name != "" {
 		return nil, fmt.Errorf("%s is a %s image: %w", f.Name, name, formats.ErrUnsupported)
 	}
-	if h.match(disks()) != "" || h.calledDisk(f) {
-		return openRaw(f, open)
-	}
+	// Before the disks: two bytes of a boot signature turn up anywhere.
 	if name := h.match(others()); name != "" {
 		return nil, fmt.Errorf("%s is a %s, not a disk image: %w", f.Name, name, formats.ErrFormat)
+	}
+	if h.match(disks()) != "" || h.calledDisk(f) {
+		return openRaw(f, open)
 	}
 	return nil, fmt.Errorf("%s is not a disk image that is known: %w", f.Name, formats.ErrFormat)
 }
@@ -144,7 +145,7 @@ func (s sample) match(list []signature) string {
 // calledDisk reports whether a file without signature is to be believed its
 // name.
 func (s sample) calledDisk(f formats.File) bool {
-	if f.Size%512 != 0 || s.match(others()) != "" || isText(s.head) {
+	if f.Size%512 != 0 || isText(s.head) {
 		return false
 	}
 	name := strings.ToLower(f.Name)

@@ -20,7 +20,6 @@ func unread() []signature {
 		{name: "Parallels", bytes: "WithoutFreeSpace"},
 		{name: "Parallels", bytes: "WithouFreSpacExt"},
 		{name: "EWF", bytes: "EVF\x09\x0d\x0a\xff\x00"},
-		{name: "QCOW1", bytes: "QFI\xfb\x00\x00\x00\x01"},
 		{name: "compressed DMG", bytes: "koly", tail: true},
 	}
 }
@@ -65,6 +64,5 @@ func others() []signature {
 		{name: "ELF program", bytes: "\x7fELF"},
 		{name: "XML document", bytes: "<?xml"},
 		{name: "registry hive", bytes: "regf"},
-		{name: "Windows program", bytes: "MZ"},
 	}
 }

@@ -42,6 +42,8 @@ type Options struct {
 	// Progress is told how many of the bytes that hold data are done, from one
 	// goroutine at a time; nil is silent.
 	Progress func(done, total int64)
+
+	name string // what a descriptor calls the output
 }
 
 // Result says what a conversion did.
@@ -62,6 +64,7 @@ func Run(ctx context.Context, disk formats.Disk, out string, opt Options) (Resul
 	if err := opt.check(); err != nil {
 		return Result{}, err
 	}
+	opt.name = filepath.Base(out)
 	o, err := publish.Create(out, opt.Force, opt.Sources...)
 	if err != nil {
 		return Result{}, err

@@ -70,7 +70,7 @@ func newTarget(f *os.File, size int64, opt Options) (target, error) {
 	case "raw":
 		return rawTarget{size}, nil
 	case "vmdk":
-		return vmdk.NewWriter(f, size, vmdk.Options{Variant: opt.Variant, GrainSize: opt.ClusterSize})
+		return vmdk.NewWriter(f, size, vmdk.Options{Variant: opt.Variant, GrainSize: opt.ClusterSize, Name: opt.name})
 	}
 	return qcow2.NewWriter(f, size, qcow2.Options{ClusterSize: opt.ClusterSize, Compression: opt.Compress})
 }
