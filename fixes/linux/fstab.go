@@ -1,0 +1,178 @@
+package linux
+
+import (
+	"slices"
+	"strings"
+
+	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux/table"
+)
+
+// deviceTimeout is how long systemd waits for a disk that was not there when
+// the guest was moved, systemd.mount(5). swap.target waits for its swaps even
+// when they may fail, so it is short; a disk that is attached later comes up in
+// less.
+const deviceTimeout = "x-systemd.device-timeout=5s"
+
+func fstab(opts Options) fix {
+	return fix{
+		id:  "linux/fstab",
+		why: "File systems named by disk order or bus address (/dev/sda1, by-path) have another name on KVM, and a missing one stops the boot in emergency mode.",
+		plan: func(p *planner) error {
+			const name = "etc/fstab"
+			data, ok := p.read(name)
+			if !ok {
+				return nil
+			}
+			file := table.Parse(data)
+			e := fstabEditor{planner: p, devices: opts.devices(p.facts), crypt: cryptNames(p)}
+			for _, row := range file.Rows() {
+				if row.Len() >= 3 {
+					e.row(row)
+				}
+			}
+			p.write(name, data, file.Bytes())
+			return nil
+		},
+	}
+}
+
+type fstabEditor struct {
+	*planner
+	devices
+	crypt []string
+}
+
+// row edits one entry: specification, mount point, type, options.
+func (e fstabEditor) row(r *table.Row) {
+	spec, point, fstype := table.Unescape(r.Field(0)), table.Unescape(r.Field(1)), r.Field(2)
+	opts := r.Field(3)
+	switch {
+	case strings.HasPrefix(spec, ".host:/") || strings.Contains(fstype, "vmhgfs"):
+		r.Set(3, withOptions(opts, "noauto", "nofail"))
+		if r.Field(3) != opts {
+			e.note("etc/fstab line %d: %s is a shared folder of VMware: not mounted at boot any more", r.Line, spec)
+		}
+		return
+	case hasOption(opts, "bind") || hasOption(opts, "rbind"):
+		return
+	}
+	r.Set(3, e.options(r, opts))
+	s, state := e.look(spec, fstype)
+	switch state {
+	case moves:
+		e.rename(r, s, spec, fstype)
+	case missing:
+		e.missing(r, spec, point)
+	case other:
+		if e.ambiguous(spec) {
+			e.note("etc/fstab line %d: %s stands for several file systems; left", r.Line, spec)
+		}
+	}
+}
+
+func (e fstabEditor) rename(r *table.Row, s *guest.Filesystem, spec, fstype string) {
+	switch s.Type {
+	case "iso9660", "udf":
+		e.note("etc/fstab line %d: %s is an optical medium; left", r.Line, spec)
+		return
+	case "LVM2_member", "crypto_LUKS", "linux_raid_member":
+		e.note("etc/fstab line %d: %s holds %s, which cannot be mounted; left", r.Line, spec, s.Type)
+		return
+	}
+	name, ok := e.stable(s)
+	if !ok {
+		e.note("etc/fstab line %d: %s has neither a UUID, a PARTUUID nor a label of its own; left", r.Line, spec)
+		return
+	}
+	if fstype == "swap" && s.Type != "swap" && s.Type != "" {
+		e.note("etc/fstab line %d: %s is listed as swap and holds %s", r.Line, spec, s.Type)
+	}
+	r.Set(0, name)
+}
+
+// missing keeps an entry for a disk that was not given from stopping the boot.
+func (e fstabEditor) missing(r *table.Row, spec, point string) {
+	mapped := strings.TrimPrefix(spec, "/dev/mapper/")
+	opts := r.Field(3)
+	switch {
+	case mapped != spec && slices.Contains(e.crypt, mapped):
+		return // crypttab makes it
+	case hasOption(opts, "nofail") && r.Field(2) != "swap":
+		return
+	case hasOption(opts, "noauto"):
+		if guest.Unstable(spec) {
+			e.note("etc/fstab line %d: %s is on no disk that was given; not mounted at boot anyway, left", r.Line, spec)
+		}
+		return
+	case point == "/" || point == "/usr":
+		e.note("etc/fstab line %d: %s (%s) is on no disk that was given; left", r.Line, spec, point)
+		return
+	}
+	r.Set(3, withOptions(opts, "nofail", deviceTimeout))
+	if r.Field(3) != opts {
+		e.note("etc/fstab line %d: %s (%s) is on no disk that was given; the boot goes on without it (nofail)", r.Line, spec, point)
+	}
+}
+
+// options renames devices that options name.
+func (e fstabEditor) options(r *table.Row, opts string) string {
+	list := strings.Split(opts, ",")
+	for i, opt := range list {
+		key, value, _ := strings.Cut(opt, "=")
+		switch key {
+		case "x-systemd.requires", "x-systemd.after", "x-systemd.before", "x-systemd.requires-mounts-for",
+			"journal", "journal_path", "logdev", "rtdev", "device":
+		default:
+			continue
+		}
+		s, state := e.look(value, "")
+		switch state {
+		case moves:
+			name, ok := e.path(s)
+			if !ok {
+				e.note("etc/fstab line %d: option %s names a device without a UUID of its own; left", r.Line, opt)
+				continue
+			}
+			list[i] = key + "=" + name
+		case missing:
+			e.note("etc/fstab line %d: option %s names a device that is on no disk that was given; left", r.Line, opt)
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+// cryptNames lists the names that crypttab gives to opened volumes.
+func cryptNames(p *planner) []string {
+	data, ok := p.read("etc/crypttab")
+	if !ok {
+		return nil
+	}
+	var out []string
+	for _, r := range table.Parse(data).Rows() {
+		out = append(out, r.Field(0))
+	}
+	return out
+}
+
+func hasOption(opts, name string) bool {
+	return slices.ContainsFunc(strings.Split(opts, ","), func(o string) bool {
+		key, _, _ := strings.Cut(o, "=")
+		return key == name
+	})
+}
+
+// withOptions adds the options that are not there yet, by key.
+func withOptions(opts string, add ...string) string {
+	for _, o := range add {
+		key, _, _ := strings.Cut(o, "=")
+		if hasOption(opts, key) {
+			continue
+		}
+		if opts != "" {
+			opts += ","
+		}
+		opts += o
+	}
+	return opts
+}

@@ -1,0 +1,209 @@
+package linux
+
+import (
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strings"
+
+	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux/cmdline"
+	"hyper2kvm/fixes/linux/ini"
+)
+
+const networkDir = "etc/systemd/network"
+
+// network keeps the names of the interfaces, on which the guest's whole
+// configuration hangs: addresses, bonds, firewall zones, services.
+func network() fix {
+	return fix{
+		id:  "linux/network",
+		why: "The PCI slots differ, so an interface that was ens192 becomes enp1s0 and comes up without its address.",
+		plan: func(p *planner) error {
+			n := &naming{planner: p}
+			n.find()
+			n.rules()
+			n.links()
+			n.pins()
+			return nil
+		},
+	}
+}
+
+// naming is the work of the network fix.
+type naming struct {
+	*planner
+	nics  []guest.NIC // with a MAC; Name "" where none is known
+	loose []string    // configured names that no MAC is known for
+	// blind is the number of NICs that the plan lists without a MAC.
+	blind int
+	ruled map[string]bool // names that a udev rule gives already
+}
+
+// find decides which name belongs to which MAC.
+func (n *naming) find() {
+	names := configuredNames(n.planner)
+	for _, nic := range n.facts.NICs {
+		mac, ok := normalMAC(nic.MAC)
+		if !ok {
+			n.blind++
+			if cardName.MatchString(nic.Name) && !slices.Contains(names, nic.Name) {
+				names = append(names, nic.Name)
+			}
+			continue
+		}
+		nic.MAC = mac
+		if !cardName.MatchString(nic.Name) {
+			nic.Name = ""
+		}
+		n.nics = append(n.nics, nic)
+	}
+	unnamed := 0
+	for _, nic := range n.nics {
+		names = slices.DeleteFunc(names, func(s string) bool { return s == nic.Name })
+		if nic.Name == "" {
+			unnamed++
+		}
+	}
+	slices.SortStableFunc(names, compareNames)
+	switch {
+	case unnamed > 0 && unnamed == len(names):
+		n.assign(names)
+	case unnamed > 0 && len(names) > 0:
+		n.note("%d interfaces are configured (%s) for %d network cards whose names are not known; not guessed", len(names), strings.Join(names, ", "), unnamed)
+	default:
+		n.loose = names
+	}
+}
+
+// assign gives the cards without a name the configured names, both in order.
+func (n *naming) assign(names []string) {
+	for i := range n.nics {
+		if n.nics[i].Name == "" {
+			n.nics[i].Name, names = names[0], names[1:]
+			n.note("%s is taken to be the card %s, by order", n.nics[i].Name, n.nics[i].MAC)
+		}
+	}
+}
+
+// links writes a .link file for each name, systemd.link(5). It is read in the
+// initramfs too, so this stands before the initramfs is made.
+func (n *naming) links() {
+	if n.facts.Init != "systemd" {
+		return
+	}
+	for i, nic := range n.nics {
+		switch {
+		case nic.Name == "" || n.ruled[nic.Name] && !n.redHat() || n.linked(nic):
+		case isKernelName(nic.Name) && n.kernelNames():
+			if nic.Name != fmt.Sprintf("eth%d", i) {
+				n.note("%s (%s) is card number %d and the kernel's own names are in use; give it that place in the domain", nic.Name, nic.MAC, i)
+			}
+		default:
+			// Path= matches cards alone: a VLAN or bridge has the card's address, too.
+			n.link(nic.Name, "MACAddress="+nic.MAC+"\nPath=*")
+		}
+	}
+	if len(n.loose) == 0 || len(n.nics) > 0 {
+		return
+	}
+	name := n.loose[0]
+	switch {
+	case len(n.loose) > 1 || n.blind > 1:
+		n.note("the addresses of the network cards are not known and several interfaces are configured (%s); their names are not guessed", strings.Join(n.loose, ", "))
+	case isKernelName(name) && n.kernelNames(), n.ruled[name]:
+	default:
+		n.link(name, "Path=pci-*")
+		n.note("the address of the network card is not known: the guest's only card on PCI is called %s, whatever its address", name)
+	}
+}
+
+func (n *naming) link(name, match string) {
+	n.create(path.Join(networkDir, "10-hyper2kvm-"+name+".link"),
+		"# The interface keeps the name that it had before the move to KVM.\n[Match]\n"+match+"\n\n[Link]\nName="+name+"\n")
+}
+
+// linked reports whether a .link file of the guest's own names the card already.
+func (n *naming) linked(nic guest.NIC) bool {
+	for _, name := range n.list(networkDir, ".link") {
+		if strings.HasPrefix(path.Base(name), "10-hyper2kvm-") {
+			continue
+		}
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		f := ini.Parse(data)
+		if slices.Contains(f.Values("Link", "Name"), nic.Name) && slices.ContainsFunc(matchedMACs(f), func(m string) bool { return m == nic.MAC }) {
+			return true
+		}
+	}
+	return false
+}
+
+// redHat reports whether udev's own policy overrides names from udev rules, as
+// Red Hat's releases from 9 on do.
+func (n *naming) redHat() bool {
+	family := append([]string{n.facts.OS.ID}, n.facts.OS.IDLike...)
+	return slices.Contains(family, "rhel") || slices.Contains(family, "fedora")
+}
+
+// kernelNames reports whether the kernel's names (eth0) are left as they are.
+func (n *naming) kernelNames() bool {
+	for _, name := range []string{networkDir + "/99-default.link", "etc/udev/rules.d/80-net-setup-link.rules", "etc/udev/rules.d/80-net-name-slot.rules"} {
+		if target, err := n.fs.ReadLink(name); err == nil && target == "/dev/null" {
+			return true
+		}
+		if info, err := n.fs.Lstat(name); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			return true
+		}
+	}
+	off := false
+	look := &planner{fs: n.fs, facts: n.facts} // reads alone: what it proposes is dropped
+	look.cmdlines(func(pl place, a *cmdline.Args) {
+		off = off || slices.Contains(a.Values("net.ifnames"), "0")
+	})
+	return off
+}
+
+func isKernelName(name string) bool {
+	digits, ok := strings.CutPrefix(name, "eth")
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
+// normalMAC gives an Ethernet address in lower case with colons.
+func normalMAC(s string) (string, bool) {
+	hw, err := net.ParseMAC(strings.TrimSpace(s))
+	if err != nil || len(hw) != 6 {
+		return "", false
+	}
+	return hw.String(), true
+}
+
+// compareNames orders names as the cards were ordered: by number, and VMware's
+// slots by function last. Its slot numbers are 160 + 32 × bridge + 1024 ×
+// function, and the kernel names the interface after bridge and function:
+// ens160, ens192, ens224, ens256, ens161, ens193.
+func compareNames(a, b string) int {
+	ap, an := splitNumber(a)
+	bp, bn := splitNumber(b)
+	if ap != bp {
+		return strings.Compare(ap, bp)
+	}
+	if ap == "ens" && an >= 160 && bn >= 160 {
+		an = (an-160)%32*1024 + (an-160)/32
+		bn = (bn-160)%32*1024 + (bn-160)/32
+	}
+	return an - bn
+}
+
+func splitNumber(name string) (prefix string, number int) {
+	prefix = strings.TrimRight(name, "0123456789")
+	for _, c := range name[len(prefix):] {
+		if number < 1<<20 {
+			number = number*10 + int(c-'0')
+		}
+	}
+	return prefix, number
+}
