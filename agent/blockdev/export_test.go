@@ -1,0 +1,4 @@
+package blockdev
+
+// LVMConfig is what lvm is given.
+func LVMConfig(devices []string) string { return lvmConfig(devices) }

@@ -1,0 +1,79 @@
+package blockdev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// startArrays assembles Linux MD arrays of what was found and adds them. An
+// array that does not start is a warning.
+func (d *Devices) startArrays(ctx context.Context) error {
+	members := d.members("linux_raid_member")
+	if len(members) == 0 {
+		return nil
+	}
+	for _, name := range []string{"mdadm", "md_mod", "raid1"} {
+		if err := d.need(name); err != nil {
+			d.warn("RAID members %s were found but not put together: %v", strings.Join(members, " "), err)
+			return nil
+		}
+	}
+	before := arrayNodes()
+	conf, err := mdConfig(members)
+	if err != nil {
+		return fmt.Errorf("assemble arrays: %w", err)
+	}
+	defer os.Remove(conf)
+	// --run starts a mirror whose other half was not brought along.
+	if _, err := d.run(ctx, "mdadm", "--assemble", "--scan", "--run", "--config", conf); err != nil {
+		d.warn("assemble arrays: %v", err)
+	}
+	for _, node := range arrayNodes() {
+		if slices.Contains(before, node) {
+			continue
+		}
+		d.arrays = append(d.arrays, node)
+		if err := d.addNode(node, "md/"+strings.TrimPrefix(filepath.Base(node), "md")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mdConfig writes a configuration that names the guest's devices alone and
+// gives every array the name it has at home (mdadm.conf(5)).
+func mdConfig(members []string) (string, error) {
+	f, err := os.CreateTemp("", "mdadm-*.conf")
+	if err != nil {
+		return "", err
+	}
+	_, err = fmt.Fprintf(f, "DEVICE %s\nHOMEHOST <ignore>\nAUTO +all\n", strings.Join(members, " "))
+	return f.Name(), errors.Join(err, f.Close())
+}
+
+func arrayNodes() []string {
+	names, err := filepath.Glob("/sys/block/md*")
+	if err != nil {
+		return nil
+	}
+	for i, n := range names {
+		names[i] = "/dev/" + filepath.Base(n)
+	}
+	return names
+}
+
+func (d *Devices) stopArrays(ctx context.Context) error {
+	var errs []error
+	for _, node := range slices.Backward(d.arrays) {
+		if _, err := d.run(ctx, "mdadm", "--stop", node); err != nil {
+			errs = append(errs, fmt.Errorf("stop array: %w", err))
+		}
+	}
+	d.arrays = nil
+	return errors.Join(errs...)
+}
