@@ -250,9 +250,9 @@ func info(t *testing.T, img formats.Image) {
 	}
 }
 
-// Every reads all of d and gives the first error that is no ErrAbsent: for
-// fuzz targets, whose invariant is an error at opening, or reads in bounds.
-// At most budget bytes are read, and a tenth as many extents looked at.
+// Every reads all data of d and gives the first error that is no ErrAbsent:
+// for fuzz targets, whose invariant is an error, or every byte in bounds. At
+// most budget bytes are read, and a tenth as many extents looked at.
 func Every(d formats.Disk, budget int64) error {
 	buf := make([]byte, 64<<10)
 	steps := budget/10 + 100
@@ -264,20 +264,34 @@ func Every(d formats.Disk, budget int64) error {
 		if e.Offset != off || e.Length < 1 || e.Length > d.Size()-off {
 			return fmt.Errorf("%w: Extent(%d) = %+v of %d", ErrBroken, off, e, d.Size())
 		}
-		p := buf[:min(e.Length, int64(len(buf)))]
-		n, err := d.ReadAt(p, off)
-		budget -= int64(n)
-		switch {
-		case n > len(p):
-			return fmt.Errorf("%w: ReadAt(%d bytes, %d) = %d", ErrBroken, len(p), off, n)
-		case n < len(p) && err == nil:
-			return fmt.Errorf("%w: ReadAt(%d bytes, %d) = %d without an error", ErrBroken, len(p), off, n)
-		case n < len(p) && !errors.Is(err, formats.ErrAbsent):
-			return err
+		for rest := e; rest.Length > 0 && budget > 0; {
+			p := buf[:min(rest.Length, int64(len(buf)))]
+			if err := everyRead(d, p, rest); err != nil {
+				return err
+			}
+			budget -= int64(len(p))
+			rest.Offset, rest.Length = rest.Offset+int64(len(p)), rest.Length-int64(len(p))
+			if e.Kind != formats.Data {
+				break // one look is enough for what holds nothing
+			}
 		}
 		off += e.Length
 	}
 	return nil
+}
+
+// everyRead reads p at the begin of an extent and judges the result.
+func everyRead(d formats.Disk, p []byte, e formats.Extent) error {
+	n, err := d.ReadAt(p, e.Offset)
+	switch {
+	case e.Kind == formats.Absent && errors.Is(err, formats.ErrAbsent):
+		return nil
+	case n == len(p) && (err == nil || errors.Is(err, io.EOF)):
+		return nil
+	case n < len(p) && err != nil && !errors.Is(err, io.EOF):
+		return err
+	}
+	return fmt.Errorf("%w: ReadAt(%d bytes, %d) in %v = %d, %w", ErrBroken, len(p), e.Offset, e.Kind, n, err)
 }
 
 // ErrBroken is given by Every when a disk does not keep the contract.

@@ -320,7 +320,10 @@ func (q *Image) readPacked(p []byte, off int64) (int, error) {
 	}
 	in := off % q.cluster
 	if in == 0 && int64(len(p)) >= q.cluster {
-		return int(q.cluster), q.unpack(p[:q.cluster], at.packed)
+		if err := q.unpack(p[:q.cluster], at.packed); err != nil {
+			return 0, err
+		}
+		return int(q.cluster), nil
 	}
 	cluster, err := q.clusters.Get(int64(at.packed))
 	if err != nil {

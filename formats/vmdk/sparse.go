@@ -226,7 +226,10 @@ func (s *sparse) readRun(p []byte, off int64) (int, error) {
 	case e.Kind == formats.Absent:
 		return 0, fmt.Errorf("%s at guest offset %d: %w", s.file.Name, off, formats.ErrAbsent)
 	case e.Plain != nil:
-		return len(p), readFull(s.file, p, e.Plain.Offset)
+		if err := readFull(s.file, p, e.Plain.Offset); err != nil {
+			return 0, err
+		}
+		return len(p), nil
 	}
 	return s.readCompressed(p, off)
 }
@@ -235,7 +238,10 @@ func (s *sparse) readRun(p []byte, off int64) (int, error) {
 func (s *sparse) readCompressed(p []byte, off int64) (int, error) {
 	index, in := off/s.grain, off%s.grain
 	if whole := min(s.grain, s.size-index*s.grain); in == 0 && int64(len(p)) >= whole {
-		return int(whole), s.inflate(p[:whole], index)
+		if err := s.inflate(p[:whole], index); err != nil {
+			return 0, err
+		}
+		return int(whole), nil
 	}
 	grain, err := s.grains.Get(index)
 	if err != nil {

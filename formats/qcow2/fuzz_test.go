@@ -1,0 +1,108 @@
+package qcow2_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"hyper2kvm/formats"
+	"hyper2kvm/formats/formatstest"
+	"hyper2kvm/formats/qcow2"
+)
+
+// writerAt is a file in memory to write to.
+type writerAt []byte
+
+func (w *writerAt) WriteAt(p []byte, off int64) (int, error) {
+	if end := int(off) + len(p); end > len(*w) {
+		*w = append(*w, make([]byte, end-len(*w))...)
+	}
+	return copy((*w)[off:], p), nil
+}
+
+// small writes an image of six clusters of which the second and fifth are used.
+func small(t testing.TB, opt qcow2.Options) []byte {
+	t.Helper()
+	var out writerAt
+	w, err := qcow2.NewWriter(&out, 6*opt.ClusterSize, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := w.NewPacker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int64{1, 4} {
+		data := []byte(strings.Repeat("cluster ", int(opt.ClusterSize)))[:opt.ClusterSize]
+		guest := i * opt.ClusterSize
+		var host int64
+		if p != nil {
+			if data, err = p.Pack(nil, guest, data); err != nil {
+				t.Fatal(err)
+			}
+			host, err = w.PlacePacked(guest, len(data))
+		} else {
+			host, _, err = w.Place(guest, opt.ClusterSize)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.WriteAt(data, host); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Whatever the bytes: an error, or a disk that keeps the contract, soon.
+func FuzzOpen(f *testing.F) {
+	for _, opt := range []qcow2.Options{{ClusterSize: 512}, {ClusterSize: 1024, Compression: "zlib"}, {ClusterSize: 2048, Compression: "zstd"}} {
+		f.Add(small(f, opt))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		open := func(string) (formats.File, error) { return memory("x", b), nil }
+		img, err := qcow2.Open(memory("fuzz", b), open)
+		if err != nil {
+			if img != nil {
+				t.Fatalf("an image and an error: %v", err)
+			}
+			return
+		}
+		if err := formatstest.Every(img, 1<<20); errors.Is(err, formatstest.ErrBroken) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// The seeds of the fuzzer are images that open.
+func TestSmall(t *testing.T) {
+	for _, opt := range []qcow2.Options{{ClusterSize: 512}, {ClusterSize: 4096, Compression: "zlib"}, {ClusterSize: 2 << 20, Compression: "zstd"}} {
+		img, err := qcow2.Open(memory("small", small(t, opt)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zero := strings.Repeat("\x00", int(opt.ClusterSize))
+		data := strings.Repeat("cluster ", int(opt.ClusterSize))[:opt.ClusterSize]
+		formatstest.Disk(t, img, strings.NewReader(zero+data+zero+zero+data+zero))
+	}
+}
+
+func TestImpossibleOptions(t *testing.T) {
+	for _, c := range []struct {
+		size int64
+		opt  qcow2.Options
+	}{
+		{1 << 20, qcow2.Options{ClusterSize: 1000}},
+		{1 << 20, qcow2.Options{ClusterSize: 4 << 20}},
+		{1 << 20, qcow2.Options{Compression: "lzma"}},
+		{1 << 40, qcow2.Options{ClusterSize: 512}}, // L1 larger than QEMU takes
+		{-1, qcow2.Options{}},
+	} {
+		if _, err := qcow2.NewWriter(&writerAt{}, c.size, c.opt); !errors.Is(err, qcow2.ErrOptions) {
+			t.Errorf("%d bytes, %+v: %v", c.size, c.opt, err)
+		}
+	}
+}
