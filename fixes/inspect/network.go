@@ -1,0 +1,336 @@
+package inspect
+
+import (
+	"net"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"hyper2kvm/fixes/guest"
+)
+
+// network lists the stacks that have a configuration and combines the NICs of
+// the plan with the names that the guest's files give to their addresses.
+func (f *finder) network() {
+	n := &names{finder: f}
+	n.rules()
+	n.links()
+	n.ifcfg()
+	n.keyfiles()
+	n.netplan()
+	n.networkd()
+	n.ifupdown()
+	f.facts.Network = n.stacks
+	if len(f.facts.NICs) == 0 {
+		f.facts.NICs = n.configured()
+		return
+	}
+	n.leases()
+	n.match()
+}
+
+// names is what the guest's files say of its network cards, best source first.
+type names struct {
+	*finder
+	stacks []string
+	known  []guest.NIC // with an address, in order of trust
+	loose  []guest.NIC // configured by name alone
+}
+
+func (n *names) stack(name string) {
+	if !slices.Contains(n.stacks, name) {
+		n.stacks = append(n.stacks, name)
+	}
+}
+
+// softName matches interfaces that software makes, and patterns.
+var softName = regexp.MustCompile(`^(lo|all|default|(br|virbr|bond|team|vlan|docker|veth|tun|tap|wg|dummy|ppp|sit|ip6tnl|tailscale|podman|cni|flannel)[-_0-9].*)$|[.:*?!\[/ ]`)
+
+// saw notes that the file from ties name and mac; either may be "".
+func (n *names) saw(mac, name, from string) {
+	if hw, err := net.ParseMAC(strings.TrimSpace(mac)); err == nil && len(hw) == 6 {
+		mac = hw.String()
+	} else {
+		mac = ""
+	}
+	if softName.MatchString(name) {
+		name = ""
+	}
+	nic := guest.NIC{MAC: mac, Name: name, From: from}
+	switch {
+	case mac != "":
+		for i := range n.known {
+			if n.known[i].MAC != mac {
+				continue
+			}
+			if n.known[i].Name == "" && name != "" {
+				n.known[i] = nic
+			} else if name != "" && n.known[i].Name != name {
+				n.warn("%s calls the card %s %s, %s calls it %s", from, mac, name, n.known[i].From, n.known[i].Name)
+			}
+			return
+		}
+		n.known = append(n.known, nic)
+	case name != "" && !slices.ContainsFunc(n.loose, func(l guest.NIC) bool { return l.Name == name }):
+		n.loose = append(n.loose, nic)
+	}
+}
+
+// configured lists the cards that the configuration speaks of, those with an
+// address first; a name that belongs to one is not told twice.
+func (n *names) configured() []guest.NIC {
+	out := n.known
+	for _, l := range n.loose {
+		if !slices.ContainsFunc(n.known, func(k guest.NIC) bool { return k.Name == l.Name }) {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// match gives the plan's NICs their names. One without an address takes the
+// next that the guest names and no other NIC has.
+func (n *names) match() {
+	nics := slices.Clone(n.facts.NICs)
+	used := map[string]bool{}
+	for i := range nics {
+		if hw, err := net.ParseMAC(nics[i].MAC); err == nil {
+			nics[i].MAC = hw.String()
+		}
+		used[nics[i].MAC] = true
+		if k := slices.IndexFunc(n.known, func(k guest.NIC) bool { return k.MAC == nics[i].MAC }); k >= 0 && nics[i].MAC != "" && nics[i].Name == "" {
+			nics[i].Name, nics[i].From = n.known[k].Name, n.known[k].From
+		}
+	}
+	rest := slices.DeleteFunc(n.configured(), func(k guest.NIC) bool {
+		return k.MAC != "" && used[k.MAC] || k.Name != "" && slices.ContainsFunc(nics, func(c guest.NIC) bool { return c.Name == k.Name })
+	})
+	for i := range nics {
+		if nics[i].MAC == "" && len(rest) > 0 {
+			nics[i], rest = rest[0], rest[1:]
+		}
+	}
+	n.facts.NICs = nics
+}
+
+var (
+	ruleMAC  = regexp.MustCompile(`ATTRS?\{address\}=="([^"]+)"`)
+	ruleName = regexp.MustCompile(`\bNAME:?="([^"]+)"`)
+)
+
+// rules reads udev rules that name interfaces by address (udev(7)).
+func (n *names) rules() {
+	for _, name := range n.list("etc/udev/rules.d", ".rules") {
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		for _, l := range lines(data) {
+			mac, to := ruleMAC.FindStringSubmatch(l), ruleName.FindStringSubmatch(l)
+			if mac != nil && to != nil && !strings.Contains(to[1], "$") && !strings.Contains(to[1], "%") {
+				n.saw(mac[1], to[1], name)
+			}
+		}
+	}
+}
+
+// links reads systemd.link(5) files.
+func (n *names) links() {
+	for _, name := range n.list("etc/systemd/network", ".link") {
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		match, link := ini(data, "Match"), ini(data, "Link")
+		for _, key := range []string{"MACAddress", "PermanentMACAddress"} {
+			if mac := match.get(key); mac != "" && link.get("Name") != "" {
+				n.saw(mac, link.get("Name"), name)
+			}
+		}
+	}
+}
+
+// ifcfg reads Red Hat's and SUSE's files; in SUSE's the file's name is the
+// interface's, or its address.
+func (n *names) ifcfg() {
+	for _, dir := range []string{"etc/sysconfig/network-scripts", "etc/sysconfig/network"} {
+		for _, name := range n.list(dir, "") {
+			iface, ok := strings.CutPrefix(path.Base(name), "ifcfg-")
+			if !ok || iface == "lo" || strings.HasSuffix(iface, ".bak") || strings.HasSuffix(iface, "~") || strings.HasSuffix(iface, ".rpmsave") {
+				continue
+			}
+			data, ok := n.read(name)
+			if !ok {
+				continue
+			}
+			n.stack("ifcfg")
+			v := shellVars(data)
+			if d := v["DEVICE"]; d != "" {
+				iface = d
+			}
+			mac := v["HWADDR"]
+			if mac == "" {
+				mac = v["LLADDR"]
+			}
+			if id, ok := strings.CutPrefix(iface, "eth-id-"); ok {
+				mac, iface = id, ""
+			}
+			if t := strings.ToLower(v["TYPE"]); t == "" || t == "ethernet" {
+				n.saw(mac, iface, name)
+			}
+		}
+	}
+}
+
+// keyfiles reads NetworkManager's profiles (nm-settings-keyfile(5)).
+func (n *names) keyfiles() {
+	for _, name := range n.list("etc/NetworkManager/system-connections", "") {
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		n.stack("networkmanager")
+		connection := ini(data, "connection")
+		if t := connection.get("type"); t != "ethernet" && t != "802-3-ethernet" {
+			continue
+		}
+		mac := ini(data, "ethernet").get("mac-address")
+		if mac == "" {
+			mac = ini(data, "802-3-ethernet").get("mac-address")
+		}
+		n.saw(mac, connection.get("interface-name"), name)
+	}
+}
+
+// netplan reads the ethernets of netplan's files: the key is the interface's
+// name unless match tells which it is.
+func (n *names) netplan() {
+	for _, name := range n.list("etc/netplan", ".yaml") {
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		var doc struct {
+			Network struct {
+				Ethernets map[string]struct {
+					Match *struct {
+						MAC  string `yaml:"macaddress"`
+						Name string `yaml:"name"`
+					} `yaml:"match"`
+					SetName string `yaml:"set-name"`
+				} `yaml:"ethernets"`
+			} `yaml:"network"`
+		}
+		if err := yaml.Unmarshal(data, &doc); err != nil {
+			n.warn("%s: %v", name, err)
+			continue
+		}
+		n.stack("netplan")
+		ids := make([]string, 0, len(doc.Network.Ethernets))
+		for id := range doc.Network.Ethernets {
+			ids = append(ids, id)
+		}
+		slices.Sort(ids)
+		for _, id := range ids {
+			e := doc.Network.Ethernets[id]
+			switch {
+			case e.Match == nil:
+				n.saw("", id, name)
+			case e.SetName != "":
+				n.saw(e.Match.MAC, e.SetName, name)
+			default:
+				n.saw(e.Match.MAC, e.Match.Name, name)
+			}
+		}
+	}
+}
+
+// networkd reads systemd.network(5) files.
+func (n *names) networkd() {
+	for _, name := range n.list("etc/systemd/network", ".network") {
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		n.stack("networkd")
+		match := ini(data, "Match")
+		macs := strings.Fields(match.get("MACAddress") + " " + match.get("PermanentMACAddress"))
+		ifaces := strings.Fields(match.get("Name"))
+		if len(macs) == 1 && len(ifaces) == 1 {
+			n.saw(macs[0], ifaces[0], name)
+			continue
+		}
+		for _, mac := range macs {
+			n.saw(mac, "", name)
+		}
+		for _, iface := range ifaces {
+			n.saw("", iface, name)
+		}
+	}
+}
+
+// ifupdown reads interfaces(5): a stanza with a MAC of its own is rare, so these
+// are names alone, but for what is built of others.
+func (n *names) ifupdown() {
+	files := append([]string{"etc/network/interfaces"}, n.list("etc/network/interfaces.d", "")...)
+	for _, name := range files {
+		data, ok := n.read(name)
+		if !ok {
+			continue
+		}
+		for _, l := range lines(data) {
+			w := strings.Fields(l)
+			if len(w) < 2 || w[0] != "iface" || w[1] == "lo" {
+				continue
+			}
+			n.stack("ifupdown")
+			n.saw("", w[1], name)
+		}
+	}
+}
+
+var (
+	nmLease   = regexp.MustCompile(`^(?:internal|dhclient)-[0-9a-f-]{36}-(.+)\.lease$`)
+	leaseMAC  = regexp.MustCompile(`(?i)(?:hardware ethernet|hwaddr|client-?id|dhcp-client-identifier)[ =]+"?(?:(?:01|1):)?((?:[0-9a-f]{1,2}:){5}[0-9a-f]{1,2})\b`)
+	leaseName = regexp.MustCompile(`(?m)^\s*interface "([^"]+)"`)
+)
+
+// leases reads what DHCP clients left, which tells names when no configuration
+// ties one to an address.
+func (n *names) leases() {
+	for _, dir := range []string{"var/lib/NetworkManager", "var/lib/dhcp", "var/lib/dhclient"} {
+		for _, name := range n.list(dir, "") {
+			base := path.Base(name)
+			if !strings.Contains(base, "lease") {
+				continue
+			}
+			data, ok := n.read(name)
+			if !ok {
+				continue
+			}
+			iface := ""
+			if m := nmLease.FindStringSubmatch(base); m != nil {
+				iface = m[1]
+			} else if m := leaseName.FindSubmatch(data); m != nil {
+				iface = string(m[1])
+			}
+			if mac := leaseMAC.FindSubmatch(data); mac != nil && iface != "" {
+				n.saw(padMAC(string(mac[1])), iface, name)
+			}
+		}
+	}
+}
+
+// padMAC gives each byte two digits: dhclient writes 0:50:56:aa:0:7.
+func padMAC(mac string) string {
+	bytes := strings.Split(mac, ":")
+	for i, b := range bytes {
+		if len(b) == 1 {
+			bytes[i] = "0" + b
+		}
+	}
+	return strings.Join(bytes, ":")
+}
