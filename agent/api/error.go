@@ -82,3 +82,15 @@ func AsError(err error) *Error {
 	}
 	return NewError(CodeInternal, "run", "", err)
 }
+
+// Status is how a run that ended with this code ended.
+func (c Code) Status() Status {
+	switch c {
+	case CodeInterrupted:
+		return Interrupted
+	case CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
+		CodePolicy, CodeOutputExists, CodeOutputIsSource:
+		return Refused
+	}
+	return Failed
+}

@@ -105,6 +105,9 @@ type Target struct {
 type ValidateOptions struct {
 	Buses   []string `json:"buses,omitempty"`   // "virtio-blk", "virtio-scsi", "sata"; empty is the first two
 	Timeout int      `json:"timeout,omitempty"` // seconds a boot may take; 0 is 600
+	// Evidence is the folder for console texts and screenshots; "" puts them
+	// beside the output, and keeps none where there is no output.
+	Evidence string `json:"evidence,omitempty"`
 }
 
 // Check reports the first thing wrong with the plan itself.

@@ -28,6 +28,7 @@ type Report struct {
 	Verdicts []Verdict     `json:"verdicts,omitempty"`
 	Compare  *Comparison   `json:"compare,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
+	Outputs  []string      `json:"outputs,omitempty"` // reports written beside the result
 	// Accel is the accelerator the virtual machines of this run used and why.
 	Accel string `json:"accelerator,omitempty"`
 }

@@ -41,6 +41,9 @@ type State struct {
 	// Sources are the fingerprints of the source files; a source that changed
 	// in between cannot be resumed.
 	Sources []string `json:"sources"`
+	// Begun are the outputs whose final names were free when the run began to
+	// write them: one that is there when the run is resumed is ours, and whole.
+	Begun []string `json:"begun,omitempty"`
 	// Report is the report as far as the finished stages got.
 	Report *api.Report `json:"report,omitempty"`
 }
@@ -287,4 +290,18 @@ func syncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Begun reads, without opening the job, which outputs an earlier run in dir
+// had begun; none where there is no such run.
+func Begun(dir string) []string {
+	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if dir == "" || err != nil {
+		return nil
+	}
+	var s State
+	if json.Unmarshal(data, &s) != nil {
+		return nil
+	}
+	return s.Begun
 }

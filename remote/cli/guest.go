@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"hyper2kvm/agent/api"
+)
+
+func (a *app) inspectCommand() *cobra.Command {
+	var format, root string
+	cmd := &cobra.Command{
+		Use:     "inspect SRC [SRC...]",
+		Short:   "Show what is on the disks of a guest",
+		Example: "  h2k inspect web01.vmdk",
+		Args:    atLeastOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p := newPlan(nameOf(args[0]), args, format, api.Inspect)
+			p.Fix.Root = root
+			return a.run(cmd.Context(), p, "", func(r *api.Report) {
+				a.showGuest(r.Guest)
+				a.showWarnings(r)
+			})
+		},
+	}
+	cmd.Flags().StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	cmd.Flags().StringVar(&root, "root", "", "`UUID` of the root file system, where a disk has several")
+	return cmd
+}
+
+func (a *app) showWarnings(r *api.Report) {
+	for _, w := range r.Warnings {
+		a.printf("warning: %s\n", safe(w))
+	}
+}
+
+func (a *app) fixCommand() *cobra.Command {
+	var o api.FixOptions
+	var format string
+	cmd := &cobra.Command{
+		Use:   "fix SRC [SRC...] --dry-run|--in-place",
+		Short: "Show, or make in place, the repairs that a guest needs",
+		Long: "fix plans the repairs of a guest. --dry-run shows them as a diff. --in-place makes them in the\n" +
+			"given image; what was there before is kept inside the guest, and h2k undo brings it back.",
+		Example: "  h2k fix web01.vmdk --dry-run\n  h2k fix web01.qcow2 --in-place",
+		Args:    atLeastOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.DryRun == o.InPlace {
+				return usage("give either --dry-run or --in-place")
+			}
+			p := newPlan(nameOf(args[0]), args, format, api.Inspect, api.Fix)
+			p.Fix = o
+			if err := checkWords(p); err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), p, "", func(r *api.Report) {
+				a.showFixes(r)
+				a.showFixSummary(r)
+				a.showTime(r)
+			})
+		},
+	}
+	f := cmd.Flags()
+	fixFlags(f, &o)
+	f.BoolVar(&o.DryRun, "dry-run", false, "show the repairs, write nothing")
+	f.BoolVar(&o.InPlace, "in-place", false, "write the repairs into the given image")
+	f.StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	return cmd
+}
+
+func (a *app) undoCommand() *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:     "undo SRC [SRC...]",
+		Short:   "Take back, in the given image, what h2k repaired",
+		Example: "  h2k undo web01.qcow2",
+		Args:    atLeastOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p := newPlan(nameOf(args[0]), args, format, api.Undo)
+			p.Fix.InPlace = true
+			return a.run(cmd.Context(), p, "", func(r *api.Report) {
+				a.showFixes(r)
+				a.showWarnings(r)
+				a.printf("undone\n")
+			})
+		},
+	}
+	cmd.Flags().StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	return cmd
+}
+
+func (a *app) validateCommand() *cobra.Command {
+	var v api.ValidateOptions
+	var m api.Machine
+	var n nicFlags
+	var format string
+	cmd := &cobra.Command{
+		Use:   "validate IMAGE [IMAGE...]",
+		Short: "Boot a guest on throw-away overlays and say whether it came up",
+		Long: "validate boots the guest once on each bus. The image is never written: a canary that reports from\n" +
+			"inside the guest is put on an overlay only.",
+		Example: "  h2k validate web01.qcow2 --evidence .",
+		Args:    atLeastOne,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p := newPlan(nameOf(args[0]), args, format, api.Validate)
+			p.Validate, p.Machine = v, m
+			n.apply(&p.Machine)
+			if err := checkWords(p); err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), p, "", func(r *api.Report) {
+				a.showVerdicts(r)
+				a.showWarnings(r)
+				a.showTime(r)
+			})
+		},
+	}
+	f := cmd.Flags()
+	validateFlags(f, &v)
+	machineFlags(f, &m, &n)
+	f.StringVar(&v.Evidence, "evidence", "", "`folder` for console texts and screenshots (default: none are kept)")
+	f.StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	return cmd
+}

@@ -1,0 +1,185 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"hyper2kvm/agent/api"
+)
+
+// closer is a sink that has something to finish.
+type closer interface {
+	api.Sink
+	io.Closer
+}
+
+// sink shows events the way that was asked for.
+func (a *app) sink(plan *api.Plan) (closer, error) {
+	all := &sinks{}
+	switch {
+	case a.events != "":
+		f, err := os.Create(a.events)
+		if err != nil {
+			return nil, api.NewError(api.CodeOutput, "write events to", a.events, err)
+		}
+		all.list = append(all.list, &lines{w: f, c: f})
+	case a.json:
+		all.list = append(all.list, &lines{w: a.Stderr})
+	}
+	switch {
+	case a.quiet || a.json:
+	case a.Terminal:
+		all.list = append(all.list, newBars(a.Stderr, plan))
+	default:
+		all.list = append(all.list, &plain{w: a.Stderr})
+	}
+	return all, nil
+}
+
+// sinks gives every event to each of a list, one at a time.
+type sinks struct {
+	mu   sync.Mutex
+	list []closer
+}
+
+// Emit passes the event on.
+func (s *sinks) Emit(e api.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.list {
+		t.Emit(e)
+	}
+}
+
+// Close finishes all.
+func (s *sinks) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var err error
+	for _, t := range s.list {
+		err = errors.Join(err, t.Close())
+	}
+	return err
+}
+
+// lines writes events as JSON lines.
+type lines struct {
+	w io.Writer
+	c io.Closer // nil when w is not ours to close
+}
+
+// Emit writes one line. A reader that went away must not stop a conversion.
+func (l *lines) Emit(e api.Event) {
+	if data, err := json.Marshal(e); err == nil {
+		_, _ = l.w.Write(append(data, '\n'))
+	}
+}
+
+// Close closes the file.
+func (l *lines) Close() error {
+	if l.c == nil {
+		return nil
+	}
+	return l.c.Close()
+}
+
+// plain prints messages as lines and progress rarely, for logs and pipes.
+type plain struct {
+	w    io.Writer
+	last time.Time
+}
+
+const plainEvery = 10 * time.Second
+
+// Emit prints what is worth a line.
+func (p *plain) Emit(e api.Event) {
+	if e.Level != api.Progress {
+		fmt.Fprintf(p.w, "%-8s %s%s\n", e.Stage, mark(e.Level), safe(e.Message))
+		return
+	}
+	if now := time.Now(); e.Total > 0 && (now.Sub(p.last) >= plainEvery || p.last.IsZero() || e.Done == e.Total) {
+		p.last = now
+		fmt.Fprintf(p.w, "%-8s %3d%% of %s\n", e.Stage, 100*e.Done/e.Total, size(e.Total))
+	}
+}
+
+// Close has nothing to do.
+func (*plain) Close() error { return nil }
+
+func mark(l api.Level) string {
+	switch l {
+	case api.Warning:
+		return "warning: "
+	case api.Failure:
+		return "error: "
+	}
+	return ""
+}
+
+// bars shows progress bars with rate and time left.
+type bars struct {
+	progress *mpb.Progress
+	plan     *api.Plan
+	open     map[string]*bar
+}
+
+type bar struct {
+	*mpb.Bar
+	last time.Time
+}
+
+func newBars(w io.Writer, plan *api.Plan) *bars {
+	return &bars{progress: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40)), plan: plan, open: map[string]*bar{}}
+}
+
+// Emit moves a bar, or prints a line above them.
+func (b *bars) Emit(e api.Event) {
+	if e.Level != api.Progress {
+		fmt.Fprintf(b.progress, "%-8s %s%s\n", e.Stage, mark(e.Level), safe(e.Message))
+		return
+	}
+	if e.Total <= 0 {
+		return
+	}
+	name := string(e.Stage)
+	if len(b.plan.Sources) > 1 {
+		name = fmt.Sprintf("%s disk %d", e.Stage, e.Disk+1)
+	}
+	one, ok := b.open[name]
+	if !ok {
+		one = &bar{Bar: b.add(name, e.Total), last: time.Now()}
+		b.open[name] = one
+	}
+	one.EwmaSetCurrent(e.Done, time.Since(one.last))
+	one.last = time.Now()
+	if e.Done >= e.Total {
+		one.SetTotal(e.Total, true)
+		delete(b.open, name)
+	}
+}
+
+func (b *bars) add(name string, total int64) *mpb.Bar {
+	const age = 30 // samples that the rate is averaged over
+	return b.progress.AddBar(total,
+		mpb.PrependDecorators(decor.Name(name, decor.WC{W: 9, C: decor.DindentRight}), decor.CountersKibiByte("% .1f / % .1f", decor.WC{W: 22})),
+		mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.EwmaSpeed(decor.SizeB1024(0), " % .1f", age, decor.WC{W: 14}),
+			decor.EwmaETA(decor.ET_STYLE_GO, age, decor.WC{W: 8}), decor.Name(" left")),
+	)
+}
+
+// Close takes unfinished bars away and flushes.
+func (b *bars) Close() error {
+	for _, one := range b.open {
+		one.Abort(true)
+	}
+	b.progress.Wait()
+	return nil
+}
