@@ -246,7 +246,14 @@ func inGrubEnv(name string, data []byte, edit editLine) []byte {
 	if len(data) != grubEnvSize || !strings.HasPrefix(string(data), grubEnvHeader) {
 		return data
 	}
-	vars := strings.TrimRight(string(data[len(grubEnvHeader):]), "#")
+	vars := string(data[len(grubEnvHeader):])
+	if strings.HasSuffix(vars, "#\n") { // an editor's, not GRUB's
+		vars = vars[:len(vars)-1]
+	}
+	vars = strings.TrimRight(vars, "#")
+	if vars != "" && !strings.HasSuffix(vars, "\n") {
+		return data
+	}
 	now := eachLine([]byte(vars), func(l string) string {
 		text, ok := strings.CutPrefix(l, "kernelopts=")
 		if !ok {

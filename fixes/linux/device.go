@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -98,14 +99,12 @@ func isDisk(spec string) bool {
 	if strings.HasPrefix(name, "disk/") || strings.HasPrefix(name, "mapper/") || guest.Unstable(spec) {
 		return true
 	}
-	for _, p := range []string{"sr", "scd", "cd", "dvd", "fd", "floppy", "loop", "ram", "zram", "shm", "pts",
-		"hugepages", "mqueue", "fuse", "nbd", "rbd", "drbd", "root", "zvol", "null", "dm-"} {
-		if strings.HasPrefix(name, p) {
-			return false
-		}
-	}
-	return strings.Contains(name, "/") || strings.HasPrefix(name, "md")
+	return !noDisk.MatchString(name) && (strings.Contains(name, "/") || strings.HasPrefix(name, "md"))
 }
+
+// noDisk matches what stands in /dev and holds no disk's file system: drives,
+// RAM and network devices, folders that the system mounts.
+var noDisk = regexp.MustCompile(`^(?:(?:sr|scd|fd|floppy|loop|ram|zram|nbd|dm-)[0-9]+(?:p[0-9]+)?|(?:shm|pts|hugepages|mqueue|zvol|rbd|drbd|bus|fd)(?:/.*)?)$`)
 
 // state is what became of a device that a specification names.
 type state int

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux/ini"
 	"hyper2kvm/fixes/linux/table"
 )
 
@@ -20,12 +21,14 @@ func fstab(opts Options) fix {
 		why: "File systems named by disk order or bus address (/dev/sda1, by-path) have another name on KVM, and a missing one stops the boot in emergency mode.",
 		plan: func(p *planner) error {
 			const name = "etc/fstab"
+			d := opts.devices(p.facts)
+			mountUnits(p, d)
 			data, ok := p.read(name)
 			if !ok {
 				return nil
 			}
 			file := table.Parse(data)
-			e := fstabEditor{planner: p, devices: opts.devices(p.facts), crypt: cryptNames(p)}
+			e := fstabEditor{planner: p, devices: d, crypt: cryptStates(p, d)}
 			for _, row := range file.Rows() {
 				if row.Len() >= 3 {
 					e.row(row)
@@ -40,7 +43,7 @@ func fstab(opts Options) fix {
 type fstabEditor struct {
 	*planner
 	devices
-	crypt []string
+	crypt map[string]state // by the names that crypttab gives to opened volumes
 }
 
 // row edits one entry: specification, mount point, type, options.
@@ -59,6 +62,11 @@ func (e fstabEditor) row(r *table.Row) {
 	}
 	r.Set(3, e.options(r, opts))
 	s, state := e.look(spec, fstype)
+	if mapped, ok := strings.CutPrefix(spec, "/dev/mapper/"); ok {
+		if crypt, listed := e.crypt[mapped]; listed {
+			state = crypt // there or not as what crypttab makes it of
+		}
+	}
 	switch state {
 	case moves:
 		e.rename(r, s, spec, fstype)
@@ -93,11 +101,11 @@ func (e fstabEditor) rename(r *table.Row, s *guest.Filesystem, spec, fstype stri
 
 // missing keeps an entry for a disk that was not given from stopping the boot.
 func (e fstabEditor) missing(r *table.Row, spec, point string) {
-	mapped := strings.TrimPrefix(spec, "/dev/mapper/")
 	opts := r.Field(3)
 	switch {
-	case mapped != spec && slices.Contains(e.crypt, mapped):
-		return // crypttab makes it
+	case strings.HasPrefix(spec, "/dev/hd") && (strings.Contains(r.Field(2), "iso9660") || strings.Contains(r.Field(2), "udf")):
+		r.Set(0, "/dev/cdrom") // IDE drives of old kernels; udev makes the link
+		return
 	case hasOption(opts, "nofail") && r.Field(2) != "swap":
 		return
 	case hasOption(opts, "noauto"):
@@ -142,15 +150,19 @@ func (e fstabEditor) options(r *table.Row, opts string) string {
 	return strings.Join(list, ",")
 }
 
-// cryptNames lists the names that crypttab gives to opened volumes.
-func cryptNames(p *planner) []string {
+// cryptStates tells for each name that crypttab gives whether its device is
+// there: other, or missing.
+func cryptStates(p *planner, d devices) map[string]state {
 	data, ok := p.read("etc/crypttab")
 	if !ok {
 		return nil
 	}
-	var out []string
+	out := map[string]state{}
 	for _, r := range table.Parse(data).Rows() {
-		out = append(out, r.Field(0))
+		out[r.Field(0)] = other
+		if _, state := d.look(r.Field(1), ""); state == missing {
+			out[r.Field(0)] = missing
+		}
 	}
 	return out
 }
@@ -175,4 +187,31 @@ func withOptions(opts string, add ...string) string {
 		opts += o
 	}
 	return opts
+}
+
+// mountUnits renames the devices of .mount and .swap units that the guest's
+// administrator wrote, systemd.mount(5).
+func mountUnits(p *planner, d devices) {
+	const dir = "etc/systemd/system"
+	for _, name := range p.once(append(p.list(dir, ".mount"), p.list(dir, ".swap")...)) {
+		data, ok := p.read(name)
+		if !ok {
+			continue
+		}
+		file := ini.Parse(data)
+		for _, e := range file.Entries() {
+			if e.Key != "What" {
+				continue
+			}
+			switch s, state := d.look(e.Value, ""); state {
+			case moves:
+				if link, ok := d.path(s); ok && s.Type != "LVM2_member" {
+					e.Value = link
+				}
+			case missing:
+				p.note("%s: %s is on no disk that was given; left", name, e.Value)
+			}
+		}
+		p.write(name, data, file.Bytes())
+	}
 }

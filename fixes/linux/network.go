@@ -101,6 +101,9 @@ func (n *naming) links() {
 				n.note("%s (%s) is card number %d and the kernel's own names are in use; give it that place in the domain", nic.Name, nic.MAC, i)
 			}
 		default:
+			if isKernelName(nic.Name) && nic.Name != fmt.Sprintf("eth%d", i) {
+				n.note("%s (%s) is card number %d, and the kernel gives names like that too: give it its place in the domain, or two cards can keep each other from being renamed", nic.Name, nic.MAC, i)
+			}
 			// Path= matches cards alone: a VLAN or bridge has the card's address, too.
 			n.link(nic.Name, "MACAddress="+nic.MAC+"\nPath=*")
 		}
