@@ -23,7 +23,7 @@ type Event string
 
 // The events.
 const (
-	// Alive is sent once, as soon as the canary can speak.
+	// Alive is sent as soon as the canary can speak, and again while it waits.
 	Alive Event = "alive"
 	// Up is final: the default target is reached and no job is left to run.
 	Up Event = "up"

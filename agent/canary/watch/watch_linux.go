@@ -23,6 +23,8 @@ const (
 	// portWait is how long the port may take to appear; a virtio_console that
 	// has not come by itself is asked for half-way.
 	portWait = 60 * time.Second
+	// tellEvery is how often a guest that is still starting is described.
+	tellEvery = 15 * time.Second
 	// addressWait is how long an interface that is up may stay without an
 	// address once the guest is up: DHCP clients answer late.
 	addressWait = 20 * time.Second
@@ -41,7 +43,7 @@ func Run(ctx context.Context) error {
 	if err := send(out, describe(ctx, Alive, "")); err != nil {
 		return err
 	}
-	event, state, err := settle(ctx)
+	event, state, err := settle(ctx, func() error { return send(out, describe(ctx, Alive, "")) })
 	if err != nil {
 		return err
 	}
@@ -111,10 +113,18 @@ func send(w io.Writer, r Report) error {
 	return nil
 }
 
-// settle waits until the guest is up, or has given up.
-func settle(ctx context.Context) (Event, string, error) {
+// settle waits until the guest is up, or has given up; every now and then it
+// says what the guest is waiting for.
+func settle(ctx context.Context, tell func() error) (Event, string, error) {
 	var reached time.Time
+	told := time.Now()
 	for {
+		if time.Since(told) > tellEvery {
+			told = time.Now()
+			if err := tell(); err != nil {
+				return "", "", err
+			}
+		}
 		state := systemctl(ctx, "is-system-running")
 		switch {
 		case state == "maintenance": // emergency.target or rescue.target
@@ -172,10 +182,8 @@ func describe(ctx context.Context, e Event, state string) Report {
 		r.Root, r.RootType = rootOf(f)
 		_ = f.Close() // only read
 	}
-	if e != Alive {
-		r.Failed = firstFields(systemctl(ctx, "list-units", "--failed", "--plain", "--no-legend", "--no-pager"), 0)
-		r.Waiting = firstFields(systemctl(ctx, "list-jobs", "--plain", "--no-legend", "--no-pager"), 1)
-	}
+	r.Failed = firstFields(systemctl(ctx, "list-units", "--failed", "--plain", "--no-legend", "--no-pager"), 0)
+	r.Waiting = running(systemctl(ctx, "list-jobs", "--plain", "--no-legend", "--no-pager"))
 	return r
 }
 
@@ -232,6 +240,18 @@ func systemctl(ctx context.Context, args ...string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// running takes the units of the jobs that run; the others wait for them. A
+// line of list-jobs is: number, unit, kind, state.
+func running(jobs string) []string {
+	var out []string
+	for line := range strings.Lines(jobs) {
+		if f := strings.Fields(line); len(f) == 4 && f[3] == "running" {
+			out = append(out, f[1])
+		}
+	}
+	return out
 }
 
 // firstFields takes one column of a listing.
