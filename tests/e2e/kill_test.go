@@ -1,0 +1,101 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// killAfter starts h2k and kills it with SIGKILL after d; it reports whether
+// the run had ended by itself before.
+func killAfter(t *testing.T, d time.Duration, args ...string) (ended bool) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(root, "bin/h2k"), args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		_ = cmd.Process.Kill()
+		<-done
+		return false
+	}
+}
+
+// virtualMachines counts the QEMU processes that run with a file in dir or
+// one of our sockets.
+func virtualMachines(t *testing.T) string {
+	t.Helper()
+	out, _ := exec.Command("pgrep", "-a", "-f", "qemu-system.*h2k").Output()
+	return strings.TrimSpace(string(out))
+}
+
+func waitNoVM(t *testing.T) {
+	t.Helper()
+	for range 50 {
+		if virtualMachines(t) == "" {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Errorf("virtual machines outlive h2k:\n%s", virtualMachines(t))
+}
+
+func TestKilledCopyIsResumedOrStartsClean(t *testing.T) {
+	requireVM(t)
+	dir := t.TempDir()
+	src := diskWithData(t, dir, "vmdk", "src.vmdk")
+	unchanged(t, src)
+	for i := range 12 {
+		out := filepath.Join(dir, "out.qcow2")
+		wait := time.Duration(rand.IntN(120)) * time.Millisecond
+		ended := killAfter(t, wait, "convert", "--no-fix", src, "-o", out)
+		if _, err := os.Stat(out); err == nil {
+			qemuImg(t, "compare", src, out) // whole, whenever it is there
+		} else if ended {
+			t.Fatal("the run ended without an output")
+		} else if _, err := os.Stat(out + ".h2k-job"); err == nil && i%2 == 0 {
+			h2k(t, "resume", out).want(t, 0)
+			qemuImg(t, "compare", src, out)
+		} else {
+			h2k(t, "convert", "--no-fix", src, "-o", out).want(t, 0)
+			qemuImg(t, "compare", src, out)
+		}
+		for _, f := range []string{out, filepath.Join(dir, "out.xml"), filepath.Join(dir, "out.report.json"), filepath.Join(dir, "out.report.html")} {
+			_ = os.Remove(f)
+		}
+	}
+	_ = os.RemoveAll(filepath.Join(dir, "out.qcow2.h2k-job"))
+	nothingLeft(t, dir, "src.vmdk")
+}
+
+func TestKilledRepairIsResumed(t *testing.T) {
+	src := guest(t, "debian12-bios")
+	unchanged(t, src)
+	dir := t.TempDir()
+	out := filepath.Join(dir, "out.qcow2")
+	for _, wait := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 4 * time.Second, 7 * time.Second} {
+		if killAfter(t, wait, "convert", src, "-o", out) {
+			break
+		}
+		waitNoVM(t)
+		if _, err := os.Stat(out); err == nil {
+			t.Fatalf("killed after %v, and yet the output is there", wait)
+		}
+	}
+	if _, err := os.Stat(out); err != nil {
+		h2k(t, "resume", out).want(t, 0)
+	}
+	waitNoVM(t)
+	qemuImg(t, "check", out)
+	secondRunChangesNothing(t, out)
+	nothingLeft(t, dir, "out.qcow2", "out.xml", "out.report.json", "out.report.html")
+}
