@@ -144,7 +144,7 @@ func kernelAndArgs(pl place, text string, edit editLine) string {
 		kernel, rest = text[:i], text[i:]
 	}
 	args := cmdline.Parse(rest)
-	if !args.Has("root") && !args.Has("ro") && !args.Has("rw") && !args.Has("$kernelopts") {
+	if args.Open() || !args.Has("root") && !args.Has("ro") && !args.Has("rw") && !args.Has("$kernelopts") {
 		return text
 	}
 	pl.kernel = strings.Trim(kernel, `"'`)
@@ -154,7 +154,9 @@ func kernelAndArgs(pl place, text string, edit editLine) string {
 
 func editText(pl place, text string, edit editLine) string {
 	args := cmdline.Parse(text)
-	edit(pl, args)
+	if !args.Open() {
+		edit(pl, args)
+	}
 	return args.String()
 }
 

@@ -113,8 +113,10 @@ func consoleForUpdates(p *planner) {
 	v := file.Last("GRUB_CMDLINE_LINUX")
 	switch {
 	case v == nil:
-		file.Add("GRUB_CMDLINE_LINUX", serialPort+" console=tty0")
-	case !speaksSerial(cmdline.Parse(v.Value)):
+		if !file.Add("GRUB_CMDLINE_LINUX", serialPort+" console=tty0") {
+			p.note("%s: a quote in it is not closed; left", name)
+		}
+	case !speaksSerial(cmdline.Parse(v.Value)) && !cmdline.Parse(v.Value).Open():
 		args := cmdline.Parse(v.Value)
 		addConsole(args)
 		v.Value = args.String()

@@ -1,12 +1,10 @@
 package linux
 
 import (
-	"bytes"
 	"strings"
 	"testing"
 
 	"hyper2kvm/fixes"
-	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/guest/guesttest"
 )
 
@@ -18,7 +16,7 @@ func applyTo(t *testing.T, tree *guesttest.FS, changes []fixes.Change) {
 		var err error
 		switch c := c.(type) {
 		case fixes.WriteFile:
-			err = tree.Write(c.Name, bytes.NewReader(c.Content), guest.Attr{Mode: 0o644})
+			tree.Put(c.Name, c.Content)
 		case fixes.Remove:
 			err = tree.Remove(c.Name)
 		default:

@@ -144,7 +144,7 @@ func (n *naming) rules() {
 	if ok {
 		now = eachLine(data, n.rule)
 	}
-	if n.facts.Init != "systemd" && (n.exists("lib/udev/rules.d") || n.exists("etc/udev/rules.d")) {
+	if !n.readsLinks() && (n.exists("lib/udev/rules.d") || n.exists("etc/udev/rules.d")) {
 		now = n.addRules(now)
 	}
 	n.write(rulesFile, data, now)

@@ -68,9 +68,9 @@ func (n *naming) find() {
 	}
 	slices.SortStableFunc(names, compareNames)
 	switch {
-	case unnamed > 0 && unnamed == len(names):
+	case n.blind == 0 && unnamed > 0 && unnamed == len(names):
 		n.assign(names)
-	case unnamed > 0 && len(names) > 0:
+	case n.blind == 0 && unnamed > 0 && len(names) > 0:
 		n.note("%d interfaces are configured (%s) for %d network cards whose names are not known; not guessed", len(names), strings.Join(names, ", "), unnamed)
 	default:
 		n.loose = names
@@ -90,7 +90,7 @@ func (n *naming) assign(names []string) {
 // links writes a .link file for each name, systemd.link(5). It is read in the
 // initramfs too, so this stands before the initramfs is made.
 func (n *naming) links() {
-	if n.facts.Init != "systemd" {
+	if !n.readsLinks() {
 		return
 	}
 	for i, nic := range n.nics {
@@ -108,13 +108,23 @@ func (n *naming) links() {
 			n.link(nic.Name, "MACAddress="+nic.MAC+"\nPath=*")
 		}
 	}
-	if len(n.loose) == 0 || len(n.nics) > 0 {
-		return
+	if len(n.loose) > 0 && (n.blind > 0 || len(n.nics) == 0) {
+		n.onlyCard()
 	}
+}
+
+// readsLinks reports whether the guest's udev reads .link files: systemd's does,
+// whatever runs as init.
+func (n *naming) readsLinks() bool {
+	return n.facts.Init == "systemd" || n.exists("usr/lib/systemd/network/99-default.link") || n.exists("lib/systemd/network/99-default.link")
+}
+
+// onlyCard names a card whose address is not known, where no other can be meant.
+func (n *naming) onlyCard() {
 	name := n.loose[0]
 	switch {
-	case len(n.loose) > 1 || n.blind > 1:
-		n.note("the addresses of the network cards are not known and several interfaces are configured (%s); their names are not guessed", strings.Join(n.loose, ", "))
+	case len(n.loose) > 1 || n.blind+len(n.nics) > 1:
+		n.note("%s: which network card it was is not known, and there are several; not guessed", strings.Join(n.loose, ", "))
 	case isKernelName(name) && n.kernelNames(), n.ruled[name]:
 	default:
 		n.link(name, "Path=pci-*")

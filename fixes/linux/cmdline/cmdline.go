@@ -11,6 +11,7 @@ import (
 type Args struct {
 	args []arg
 	tail string // blanks after the last argument
+	open bool
 }
 
 type arg struct {
@@ -28,15 +29,17 @@ func Parse(s string) *Args {
 			a.tail = gap
 			break
 		}
-		n := length(rest)
+		var n int
+		n, a.open = length(rest)
 		a.args = append(a.args, arg{gap, rest[:n]})
 		s = rest[n:]
 	}
 	return a
 }
 
-// length is that of the argument that s begins with.
-func length(s string) int {
+// length is that of the argument that s begins with, and whether a quote in it
+// is left open.
+func length(s string) (n int, open bool) {
 	var quote byte
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
@@ -49,10 +52,10 @@ func length(s string) int {
 		case c == '"' || c == '\'':
 			quote = c
 		case c == ' ' || c == '\t':
-			return i
+			return i, false
 		}
 	}
-	return len(s)
+	return len(s), quote != 0 || strings.HasSuffix(s, `\`)
 }
 
 // String gives the command line as it stands now.
@@ -65,6 +68,10 @@ func (a *Args) String() string {
 	b.WriteString(a.tail)
 	return b.String()
 }
+
+// Open reports whether the last argument goes on beyond the text: a quote is not
+// closed, or a backslash stands at the end. Nothing can be added to such a line.
+func (a *Args) Open() bool { return a.open }
 
 // All lists the arguments as written.
 func (a *Args) All() []string {

@@ -12,6 +12,7 @@ import (
 type File struct {
 	lines []string // with their ends
 	vars  []*Var
+	open  bool // the last quote is not closed
 }
 
 // Var is one assignment, on one line.
@@ -62,6 +63,7 @@ func (f *File) skip(i int, rest string) int {
 			return j
 		}
 	}
+	f.open = true
 	return len(f.lines)
 }
 
@@ -112,8 +114,12 @@ func (f *File) Last(name string) *Var {
 	return nil
 }
 
-// Add appends an assignment at the end of the file.
-func (f *File) Add(name, value string) {
+// Add appends an assignment at the end of the file. It reports false where that
+// would land in a quote that is not closed.
+func (f *File) Add(name, value string) bool {
+	if f.open {
+		return false
+	}
 	last := len(f.lines) - 1
 	if f.lines[last] != "" {
 		f.lines[last] += "\n"
@@ -122,6 +128,7 @@ func (f *File) Add(name, value string) {
 	}
 	f.lines[last] = name + `="` + value + "\"\n"
 	f.lines = append(f.lines, "")
+	return true
 }
 
 // Bytes gives the file as it stands now.

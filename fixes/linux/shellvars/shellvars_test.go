@@ -52,6 +52,12 @@ func TestAddToEmptyAndUnended(t *testing.T) {
 	}
 }
 
+func TestAddBehindAnOpenQuote(t *testing.T) {
+	if f := Parse([]byte("A=\"x\ny\n")); f.Add("B", "1") {
+		t.Errorf("added inside a quote: %q", f.Bytes())
+	}
+}
+
 // FuzzParse holds that a file comes out as it went in, and that a changed
 // value changes its own line only and reads back.
 func FuzzParse(f *testing.F) {
