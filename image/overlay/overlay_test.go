@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/raw"
 	"hyper2kvm/image/hostfile"
 )
@@ -179,6 +180,30 @@ type sliceWriter []byte
 
 func (w *sliceWriter) WriteAt(p []byte, off int64) (int, error) {
 	return copy((*w)[off:off+int64(len(p))], p), nil
+}
+
+// TestSuite runs the suite of formats.Disk on an overlay, and on an overlay
+// over that one, with own, zero and base blocks next to each other.
+func TestSuite(t *testing.T) {
+	want := noise(chunkBytes + 5*BlockSize + 77)
+	clear(want[4*BlockSize : 1<<20])
+	first, _ := mustCreate(t, memory(bytes.Clone(want)))
+	second, _ := mustCreate(t, first)
+	for i, o := range []*Overlay{first, second} {
+		for _, off := range []int{100, 8 << 20, chunkBytes - 1000, len(want) - 2000} {
+			off += i * 5000 % 2000
+			p := noise(2000 - i*5000%2000)
+			if _, err := o.WriteAt(p, int64(off)); err != nil {
+				t.Fatal(err)
+			}
+			copy(want[off:], p)
+		}
+		if err := o.Trim(int64(2<<20+i<<19), 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		clear(want[2<<20+i<<19:][:1<<20])
+		formatstest.Disk(t, o, bytes.NewReader(want))
+	}
 }
 
 func TestPartsOfOneBlockInParallel(t *testing.T) {
