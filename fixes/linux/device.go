@@ -68,16 +68,10 @@ func (d devices) means(spec string, s *guest.Filesystem) bool {
 // plain reports whether a value can stand in fstab, on a kernel command line
 // and in a shell string without escapes.
 func plain(value string) bool {
-	if value == "" {
-		return false
-	}
-	for _, c := range value {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_./:+@", c)) {
-			return false
-		}
-	}
-	return true
+	return plainValue.MatchString(value)
 }
+
+var plainValue = regexp.MustCompile(`^[A-Za-z0-9_./:+@-]+$`)
 
 // tagged takes a tag (UUID=…, LABEL=…) apart.
 func tagged(spec string) (tag, value string, ok bool) {

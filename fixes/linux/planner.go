@@ -44,7 +44,7 @@ func (p *planner) read(name string) ([]byte, bool) {
 		}
 		return nil, false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // read only: nothing to lose
 	if info, err := f.Stat(); err != nil || info.IsDir() {
 		return nil, false
 	}
