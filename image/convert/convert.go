@@ -43,7 +43,8 @@ type Options struct {
 	// goroutine at a time; nil is silent.
 	Progress func(done, total int64)
 
-	name string // what a descriptor calls the output
+	name    string // what a descriptor calls the output
+	offload *bool  // tests: have the kernel copy, or not, whatever the file system
 }
 
 // Result says what a conversion did.
@@ -89,11 +90,15 @@ func noSpace(err error) error {
 
 // write fills the file and proves it.
 func write(ctx context.Context, disk formats.Disk, f *os.File, opt Options) (Result, error) {
-	total, err := survey(ctx, disk)
+	offload := opt.offload == nil && sharesBlocks(f) || opt.offload != nil && *opt.offload
+	total, shared, err := survey(ctx, disk, f)
 	if err != nil {
 		return Result{}, fmt.Errorf("survey of the source: %w", err)
 	}
-	if err := checkSpace(f, total, opt); err != nil {
+	if !offload {
+		shared = 0
+	}
+	if err := checkSpace(f, total-shared, opt); err != nil {
 		return Result{}, err
 	}
 	t, err := newTarget(f, disk.Size(), opt)
@@ -101,6 +106,7 @@ func write(ctx context.Context, disk formats.Disk, f *os.File, opt Options) (Res
 		return Result{}, err
 	}
 	c := &copier{disk: disk, out: f, target: t, total: total, progress: opt.Progress}
+	c.noOffload.Store(!offload)
 	if err := c.run(ctx, opt.Workers); err != nil {
 		return Result{}, err
 	}
@@ -127,27 +133,40 @@ func write(ctx context.Context, disk formats.Disk, f *os.File, opt Options) (Res
 	return res, nil
 }
 
-// survey counts the bytes that hold data, and refuses a disk that needs a
-// parent before anything is written.
-func survey(ctx context.Context, disk formats.Disk) (int64, error) {
-	total := int64(0)
+// survey counts the bytes that hold data, and those of them that the output
+// may come to share with a source on its own file system. It refuses a disk
+// that needs a parent before anything is written.
+func survey(ctx context.Context, disk formats.Disk, out *os.File) (total, shared int64, err error) {
+	shares := map[*os.File]bool{}
 	for off := int64(0); off < disk.Size(); {
 		if err := ctx.Err(); err != nil {
-			return 0, context.Cause(ctx)
+			return 0, 0, context.Cause(ctx)
 		}
 		e, err := disk.Extent(off, disk.Size()-off)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		switch e.Kind {
 		case formats.Data:
 			total += e.Length
 		case formats.Absent:
-			return 0, fmt.Errorf("guest offset %d: %w", off, formats.ErrAbsent)
+			return 0, 0, fmt.Errorf("guest offset %d: %w", off, formats.ErrAbsent)
+		}
+		if e.Plain != nil {
+			if src := osFile(e.Plain.File); src != nil {
+				same, known := shares[src]
+				if !known {
+					same = sameDevice(src, out)
+					shares[src] = same
+				}
+				if same {
+					shared += e.Length
+				}
+			}
 		}
 		off += e.Length
 	}
-	return total, nil
+	return total, shared, nil
 }
 
 // checkSpace compares what will be written with what is free. How small

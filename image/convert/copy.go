@@ -28,10 +28,12 @@ type copier struct {
 	target target
 	total  int64
 
-	written  atomic.Int64
-	progress func(done, total int64)
-	tell     sync.Mutex // around progress
-	done     int64
+	// noOffload is set where the kernel does not copy for us, or no better.
+	noOffload atomic.Bool
+	written   atomic.Int64
+	progress  func(done, total int64)
+	tell      sync.Mutex // around progress
+	done      int64
 }
 
 // window is the work of one worker at a time: an aligned run of the guest.
@@ -139,8 +141,9 @@ type worker struct {
 	*copier
 	unit   int64
 	buf    []byte
-	used   []bool // by unit of the window: holds something else than zeroes
-	packer packer // nil when the target is not compressed
+	used   []bool              // by unit of the window: holds something else than zeroes
+	plain  []*formats.Location // by unit: where its bytes lie, nil when they are in buf
+	packer packer              // nil when the target is not compressed
 	packed []byte
 	sizes  []int // by unit of the window: packed bytes, 0 when stored as it is
 }
@@ -153,7 +156,7 @@ func (c *copier) newWorker() (*worker, error) {
 	n := c.windowSize()
 	units := n / c.target.Unit()
 	return &worker{copier: c, unit: c.target.Unit(), buf: make([]byte, n), packer: p,
-		used: make([]bool, units), sizes: make([]int, units)}, nil
+		used: make([]bool, units), plain: make([]*formats.Location, units), sizes: make([]int, units)}, nil
 }
 
 // do carries out one window.
@@ -176,34 +179,93 @@ func (w *worker) do(ctx context.Context, win *window) error {
 		return err
 	}
 	close(win.placed)
-	for _, wr := range writes {
-		if _, err := w.out.WriteAt(wr.data, wr.host); err != nil {
-			return fmt.Errorf("write output: %w", err)
+	for _, c := range writes {
+		if err := w.write(c); err != nil {
+			return err
 		}
 	}
+	w.flush(writes)
 	w.report(win.data)
 	return nil
 }
 
-// read fills the buffer and finds the units that hold something.
+// read fills the buffer and finds the units that hold something. Units that
+// the kernel can copy are only looked at.
 func (w *worker) read(win *window) error {
+	clear(w.used)
+	clear(w.plain)
 	at := win.start
 	for _, r := range win.runs {
 		clear(w.buf[at-win.start : r.Offset-win.start])
-		p := w.buf[r.Offset-win.start:][:r.Length]
-		if n, err := w.disk.ReadAt(p, r.Offset); n < len(p) {
-			if err == nil || errors.Is(err, io.EOF) {
-				err = io.ErrUnexpectedEOF
-			}
+		at = r.Offset + r.Length
+		if err := w.readRun(win, r); err != nil {
 			return fmt.Errorf("read source at guest offset %d: %w", r.Offset, err)
 		}
-		at = r.Offset + r.Length
 	}
 	// The last unit of the disk may be cut; it is stored whole.
 	clear(w.buf[at-win.start:])
 	for i := range w.used {
-		w.used[i] = !isZero(w.buf[int64(i)*w.unit:][:w.unit])
+		if w.plain[i] == nil {
+			w.used[i] = !isZero(w.buf[int64(i)*w.unit:][:w.unit])
+		}
 	}
+	return nil
+}
+
+// readRun reads one run of the source, except for the whole units in it that
+// can be left to the kernel.
+func (w *worker) readRun(win *window, r formats.Extent) error {
+	if w.packer != nil || r.Plain == nil || w.noOffload.Load() || osFile(r.Plain.File) == nil {
+		return w.fill(win, r)
+	}
+	// Up to the first whole unit, whole units, and what is left.
+	head, r := cut(r, (w.unit-r.Offset%w.unit)%w.unit)
+	if head.Length > 0 {
+		if err := w.fill(win, head); err != nil {
+			return err
+		}
+	}
+	for r.Length >= w.unit {
+		var u formats.Extent
+		u, r = cut(r, w.unit)
+		if err := w.look(win, u); err != nil {
+			return err
+		}
+	}
+	if r.Length > 0 {
+		return w.fill(win, r)
+	}
+	return nil
+}
+
+// fill reads the bytes of a run into the buffer.
+func (w *worker) fill(win *window, r formats.Extent) error {
+	p := w.buf[r.Offset-win.start:][:r.Length]
+	n, err := w.disk.ReadAt(p, r.Offset)
+	if n == len(p) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// peekBytes is how much of a unit is read to see that it is not empty. Units
+// that begin with zeroes are read whole.
+const peekBytes = 512
+
+// look reads as much of a unit as tells whether it holds something.
+func (w *worker) look(win *window, u formats.Extent) error {
+	i := (u.Offset - win.start) / w.unit
+	peek, _ := cut(u, min(peekBytes, w.unit))
+	if err := w.fill(win, peek); err != nil {
+		return err
+	}
+	if isZero(w.buf[u.Offset-win.start:][:peek.Length]) {
+		return w.fill(win, u)
+	}
+	w.used[i], w.plain[i] = true, u.Plain
 	return nil
 }
 
@@ -234,8 +296,9 @@ func (w *worker) pack(win *window) error {
 
 // chunk is bytes and where they go in the file.
 type chunk struct {
-	host int64
-	data []byte
+	host  int64
+	data  []byte            // room for the bytes, and the bytes unless plain is set
+	plain *formats.Location // where the bytes lie in the source, for the kernel to copy
 }
 
 // place gives every used unit its place, in guest order.
@@ -253,7 +316,7 @@ func (w *worker) place(win *window) ([]chunk, error) {
 			if err != nil {
 				return nil, err
 			}
-			out = appendChunk(out, host, packed[:w.sizes[i]])
+			out = appendChunk(out, chunk{host: host, data: packed[:w.sizes[i]]})
 			w.written.Add(min(w.unit, win.end-guest))
 			packed = packed[w.sizes[i]:]
 			i++
@@ -270,26 +333,37 @@ func (w *worker) place(win *window) ([]chunk, error) {
 			if err != nil {
 				return nil, err
 			}
-			out = appendChunk(out, host, w.buf[guest-win.start:][:placed])
+			for end := guest + placed; guest < end; guest += w.unit {
+				data := w.buf[guest-win.start:][:min(w.unit, end-guest)]
+				out = appendChunk(out, chunk{host, data, w.plain[i]})
+				host += w.unit
+				i++
+			}
 			w.written.Add(placed)
-			i += int((placed + w.unit - 1) / w.unit)
 		}
 	}
 	return out, nil
 }
 
-// appendChunk joins bytes that follow each other both in the file and in
-// memory, so that they are written in one go.
-func appendChunk(out []chunk, host int64, data []byte) []chunk {
-	if n := len(out); n > 0 {
-		last := &out[n-1]
-		end := len(last.data)
-		if last.host+int64(end) == host && cap(last.data) >= end+len(data) && &last.data[:end+1][end] == &data[0] {
-			last.data = last.data[:end+len(data)]
-			return out
-		}
+// appendChunk joins bytes that follow each other both in the file and where
+// they come from, so that they are moved in one go.
+func appendChunk(out []chunk, c chunk) []chunk {
+	n := len(out)
+	if n == 0 {
+		return append(out, c)
 	}
-	return append(out, chunk{host, data})
+	last := &out[n-1]
+	end := len(last.data)
+	joined := last.host+int64(end) == c.host && (last.plain == nil) == (c.plain == nil) &&
+		cap(last.data) >= end+len(c.data) && &last.data[:end+1][end] == &c.data[0]
+	if joined && c.plain != nil {
+		joined = last.plain.File == c.plain.File && last.plain.Offset+int64(end) == c.plain.Offset
+	}
+	if !joined {
+		return append(out, c)
+	}
+	last.data = last.data[:end+len(c.data)]
+	return out
 }
 
 func (c *copier) report(n int64) {

@@ -66,13 +66,20 @@ func (o *Options) check() error {
 
 // newTarget begins the image of opt in f.
 func newTarget(f *os.File, size int64, opt Options) (target, error) {
+	var t target
+	var err error
 	switch opt.Format {
 	case "raw":
 		return rawTarget{size}, nil
 	case "vmdk":
-		return vmdk.NewWriter(f, size, vmdk.Options{Variant: opt.Variant, GrainSize: opt.ClusterSize, Name: opt.name})
+		t, err = vmdk.NewWriter(f, size, vmdk.Options{Variant: opt.Variant, GrainSize: opt.ClusterSize, Name: opt.name})
+	default:
+		t, err = qcow2.NewWriter(f, size, qcow2.Options{ClusterSize: opt.ClusterSize, Compression: opt.Compress})
 	}
-	return qcow2.NewWriter(f, size, qcow2.Options{ClusterSize: opt.ClusterSize, Compression: opt.Compress})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	return t, nil
 }
 
 // newPacker makes what one worker needs to compress; nil when t is not
