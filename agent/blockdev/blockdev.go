@@ -41,9 +41,10 @@ type Devices struct {
 	// Warnings are for the report: damaged tables, groups that did not start.
 	Warnings []string
 
-	cfg    Config
-	groups bool     // logical volumes were activated
-	arrays []string // nodes of arrays that were started
+	cfg        Config
+	groups     bool     // logical volumes were activated
+	arrays     []string // nodes of arrays that were started
+	partitions []added
 }
 
 // Scan reads the disks whose device nodes are given, in the order in which the
@@ -65,9 +66,9 @@ func Scan(ctx context.Context, nodes []string, cfg Config) (*Devices, error) {
 	return d, d.startVolumes(ctx)
 }
 
-// Close stops volumes and arrays, which must not be in use any more.
+// Close stops volumes and arrays and drops partitions that the kernel was told of, which must not be in use any more.
 func (d *Devices) Close(ctx context.Context) error {
-	return errors.Join(d.stopVolumes(ctx), d.stopArrays(ctx))
+	return errors.Join(d.stopVolumes(ctx), d.stopArrays(ctx), d.dropPartitions())
 }
 
 func (d *Devices) warn(format string, args ...any) {
@@ -127,6 +128,10 @@ func (d *Devices) scanDisk(index int, node string) error {
 		return d.addContent(f, guest.Filesystem{Device: node, Disk: index, Size: size})
 	}
 	for _, p := range t.Partitions {
+		if err := d.ensurePartition(f, p); err != nil {
+			d.warn("disk %d: %v", index, err)
+			continue
+		}
 		part := io.NewSectionReader(f, p.Start, p.Size)
 		err := d.addContent(part, guest.Filesystem{
 			Device: PartitionNode(node, p.Number), Disk: index, Partition: p.Number, PartUUID: p.UUID, Size: p.Size,

@@ -15,7 +15,7 @@ func ext(s *source) (Content, bool) {
 	const (
 		hasJournal = 0x4 // compat
 
-		recover  = 0x4 // incompat
+		replay   = 0x4 // incompat
 		journal  = 0x8
 		incompat = 0x2 | 0x10 // filetype, meta_bg: all that ext2 has
 
@@ -30,11 +30,14 @@ func ext(s *source) (Content, bool) {
 		c.Type = "jbd"
 	case compat&hasJournal == 0 && inc&^incompat == 0 && ro&^roCompat == 0:
 		c.Type = "ext2"
-	case compat&hasJournal != 0 && inc&^(incompat|recover) == 0 && ro&^roCompat == 0:
+	case compat&hasJournal != 0 && inc&^(incompat|replay) == 0 && ro&^roCompat == 0:
 		c.Type = "ext3"
 	}
-	if le16(sb[0x3a:])&stateError != 0 {
-		c.Note = "errors"
+	switch {
+	case le16(sb[0x3a:])&stateError != 0:
+		c.Note = HasErrors
+	case inc&replay != 0:
+		c.Note = NeedsReplay
 	}
 	return c, true
 }
@@ -88,7 +91,7 @@ func btrfs(s *source) (Content, bool) {
 func swapArea(s *source) (Content, bool) {
 	if s.has(0, "\xed\xc3\x02\xe9\x98\x56\xe5\x0c") {
 		c := swapIdentity(s)
-		c.Type, c.Version, c.Note = "swsuspend", "tuxonice", "hibernated"
+		c.Type, c.Version, c.Note = "swsuspend", "tuxonice", Hibernated
 		return c, true
 	}
 	for page := int64(4096); page <= 65536; page *= 2 {
@@ -107,7 +110,7 @@ func swapArea(s *source) (Content, bool) {
 			return c, true
 		case suspended(sig):
 			c := swapIdentity(s)
-			c.Type, c.Version, c.Note = "swsuspend", string(bytes.TrimRight(sig, "\x00")), "hibernated"
+			c.Type, c.Version, c.Note = "swsuspend", string(bytes.TrimRight(sig, "\x00")), Hibernated
 			return c, true
 		}
 	}

@@ -175,7 +175,7 @@ func ntfsVolume(record []byte) (label, note string) {
 			case kind == 0x60:
 				label = utf16Text(value, binary.LittleEndian)
 			case kind == 0x70 && len(value) >= 12 && value[10]&1 != 0:
-				note = "dirty"
+				note = Dirty
 			}
 		}
 		at += length

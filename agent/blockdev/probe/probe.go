@@ -21,11 +21,18 @@ type Content struct {
 	UUID    string
 	Label   string
 	Version string
-	// Note names a state that forbids or discourages writing: "hibernated" (a
-	// swap area that holds a suspended system), "dirty" (NTFS not unmounted),
-	// "errors" (ext file system that found itself damaged).
+	// Note names a state that forbids or discourages writing, one of the
+	// constants below.
 	Note string
 }
+
+// The notes.
+const (
+	Hibernated  = "hibernated"           // a swap area that holds a suspended system
+	Dirty       = "dirty"                // NTFS that was not unmounted
+	HasErrors   = "errors"               // ext file system that found itself damaged
+	NeedsReplay = "needs journal replay" // ext file system that was not unmounted
+)
 
 // prober recognises one format; it gives false for anything else.
 type prober func(*source) (Content, bool)

@@ -1,0 +1,49 @@
+package repair
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/canary"
+	"hyper2kvm/fixes"
+	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux"
+	"hyper2kvm/fixes/linux/initramfs"
+)
+
+// fixes lists what this plan may do to the guest.
+func (r *run) fixes() ([]fixes.Fix, error) {
+	if r.plan.Fix.Canary {
+		if r.cfg.Canary == "" {
+			return nil, api.Errorf(api.CodeInternal, "plant canary", r.plan.Name, "this machine does not carry its program")
+		}
+		program, err := os.ReadFile(r.cfg.Canary)
+		if err != nil {
+			return nil, api.NewError(api.CodeInternal, "plant canary", r.plan.Name, err)
+		}
+		return []fixes.Fix{plant{program}}, nil
+	}
+	drivers := initramfs.Fixes(initramfs.Options{Mode: r.plan.Fix.Initramfs})
+	return linux.All(linux.Options{Devices: r.plan.Fix.Devices}, drivers), nil
+}
+
+// plant puts the canary into a guest.
+type plant struct{ program []byte }
+
+func (plant) ID() string { return "canary" }
+func (plant) Why() string {
+	return "Tells the host that the guest has booted, on a throw-away overlay."
+}
+func (plant) Applies(*guest.Facts) bool { return true }
+
+// Plan proposes the canary's files; a guest that cannot start it is not to be
+// touched.
+func (p plant) Plan(_ context.Context, g *guest.Guest) (fixes.Proposal, error) {
+	changes, err := canary.Changes(p.program, g.Facts)
+	if errors.Is(err, canary.ErrInit) {
+		return fixes.Proposal{Notes: []string{err.Error()}}, nil
+	}
+	return fixes.Proposal{Changes: changes}, err
+}
