@@ -102,3 +102,8 @@ rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/loc
 mkdir -p "$root/srv/data"
 head -c 200M /dev/urandom >"$root/srv/data/archive.bin"
 yes 'one line of a log that says little' | head -c 60M >"$root/srv/data/app.log" || true
+
+# The guest has run before: nothing of what systemd does once after /usr has
+# changed (ConditionNeedsUpdate=) is left to do.
+touch "$root/usr"
+touch "$root/etc/.updated" "$root/var/.updated"

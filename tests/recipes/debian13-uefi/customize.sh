@@ -83,3 +83,8 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
 	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/locale/*
+
+# The guest has run before: nothing of what systemd does once after /usr has
+# changed (ConditionNeedsUpdate=) is left to do.
+touch "$root/usr"
+touch "$root/etc/.updated" "$root/var/.updated"
