@@ -58,7 +58,7 @@ func rules() []rule {
 }
 
 // login is a getty's prompt: "web01 login:".
-func loginPrompt() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]{1,64} login:`) }
+func loginPrompt() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]{1,64} login:\s*[A-Za-z0-9._-]*$`) }
 
 // causes tell why, in lines before the one that decides; the first rule that
 // any line meets is the most telling.
