@@ -7,15 +7,17 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/remote/config"
+	"hyper2kvm/remote/plan"
 )
 
 // Env is the world of one invocation.
@@ -23,53 +25,53 @@ type Env struct {
 	Args           []string // without the program's name
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
-	// Terminal says that Stderr is a terminal: bars and colours are for it only.
-	Terminal bool
-	Version  string
-	// Executable is the path of the running program; its image is found from it.
+	// StdoutTerminal and StderrTerminal say what is read by a person: colours
+	// go to the one, progress bars to the other.
+	StdoutTerminal, StderrTerminal bool
+	Version                        string
+	// Executable is the path of the running program; what belongs to it is
+	// found from there.
 	Executable string
-	// Agent gives the data plane of this machine.
+	// Agent gives the data plane of this machine, with the helper image to use.
 	Agent func(imageDir string) api.Agent
 	// BuildImage builds the helper image.
 	BuildImage func(ctx context.Context, opt ImageOptions, log io.Writer) error
 	// CheckHost looks at this machine.
-	CheckHost func(ctx context.Context, imageDir string) []Check
+	CheckHost func(ctx context.Context, imageDir string) []api.Check
 }
 
 // ImageOptions say which image to build.
 type ImageOptions struct {
 	Profile string // "helper"
-	Kernel  string // folder of an unpacked kernel package, "" finds or fetches one
+	Kernel  string // folder of an unpacked kernel package, "" fetches one
 	Out     string
-}
-
-// Check is one finding of doctor.
-type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Needed bool   `json:"needed"` // nothing works without it
-	Detail string `json:"detail"`
-	Fix    string `json:"fix,omitempty"` // what to do about it
 }
 
 // app is one invocation with its global flags.
 type app struct {
 	Env
+	out      *printer
 	json     bool
 	quiet    bool
 	events   string
 	imageDir string
 	exit     int
+	printed  bool   // the JSON document
+	job      string // the job folder of the run, where it has one that stays
 }
 
 // Main runs one command line and returns its exit code.
 func Main(ctx context.Context, env Env) int {
-	a := &app{Env: env}
+	a := &app{Env: env, out: &printer{w: env.Stdout}}
 	root := a.root()
 	root.SetArgs(env.Args)
-	root.SetOut(env.Stdout)
+	root.SetOut(a.out)
 	root.SetErr(env.Stderr)
-	if err := root.ExecuteContext(ctx); err != nil {
+	err := root.ExecuteContext(ctx)
+	if err == nil && a.out.err != nil {
+		err = api.NewError(api.CodeOutput, "print to", "stdout", a.out.err)
+	}
+	if err != nil {
 		return a.fail(err)
 	}
 	return a.exit
@@ -80,24 +82,53 @@ func (a *app) root() *cobra.Command {
 		Use:   "h2k",
 		Short: "Move virtual machines to KVM so that they boot the first time",
 		Long: "h2k converts disks of virtual machines, repairs what keeps the guest from booting on KVM,\n" +
-			"and proves by booting it. The source is never written.\n\n" + exitHelp(),
+			"and proves by booting it. The source is never written.\n\n" + exitHelp() + "\n\n" +
+			"Flags can be given as environment variables too: --image-dir as " + config.Variable("image-dir") + ".\n" +
+			"H2K_ACCEL=tcg (or kvm) forces the accelerator of virtual machines.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       a.Version,
 		Args:          cobra.NoArgs,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := config.Environment(cmd.Flags(), a.Getenv); err != nil {
+				return usage("%w", err)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%w", err) })
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print one JSON document on stdout, events as JSON lines on stderr")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print no progress")
 	f.StringVar(&a.events, "events", "", "write events as JSON lines to this `file`")
-	f.StringVar(&a.imageDir, "image-dir", a.Getenv("H2K_IMAGE"), "`folder` of the helper image (environment: H2K_IMAGE)")
+	f.StringVar(&a.imageDir, "image-dir", "", "`folder` of the helper image (default: build/image of the checkout, else in ~/.cache/hyper2kvm)")
 	root.AddCommand(
 		a.convertCommand(), a.inspectCommand(), a.fixCommand(), a.undoCommand(), a.validateCommand(),
 		a.resumeCommand(), a.diskCommand(), a.imageCommand(), a.doctorCommand(), a.demoCommand(),
 		a.versionCommand(), a.manCommand(),
 	)
 	return root
+}
+
+// group makes a command that only holds others.
+func group(name, short string, commands ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, c := range commands {
+		names = append(names, c.Name())
+	}
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("unknown command %q for h2k %s; nearest is %q", args[0], name, plan.Nearest(args[0], names))
+			}
+			return usage("h2k %s takes one of: %s", name, strings.Join(names, ", "))
+		},
+	}
+	cmd.AddCommand(commands...)
+	return cmd
 }
 
 // usage makes a usage error.
@@ -123,26 +154,66 @@ func atLeastOne(_ *cobra.Command, args []string) error {
 	return nil
 }
 
+// view shows a report: of a run that ended well, and as far as one got that
+// did not.
+type view struct {
+	done, failed func(*api.Report)
+}
+
 // run has the agent run the plan and shows the report.
-func (a *app) run(ctx context.Context, plan *api.Plan, job string, show func(*api.Report)) error {
-	if err := plan.Check(); err != nil {
+func (a *app) run(ctx context.Context, p *api.Plan, job string, v view) error {
+	if err := p.Check(); err != nil {
 		return api.NewError(api.CodeUsage, "check plan", "", err)
 	}
-	sink, err := a.sink(plan)
+	a.job = job
+	if home := plan.Home(p); home != "" {
+		if err := absolute(p); err != nil {
+			return err
+		}
+		if job == "" {
+			a.job = plan.Home(p) + plan.JobSuffix
+		}
+	}
+	sink, err := a.sink(p)
 	if err != nil {
 		return err
 	}
-	report, err := a.Agent(a.image()).Run(ctx, plan, job, sink)
+	report, err := a.Agent(a.image()).Run(ctx, p, job, sink)
 	err = errors.Join(err, sink.Close())
+	if err != nil && ctx.Err() != nil && api.AsError(err).Code != api.CodeInterrupted {
+		err = api.Errorf(api.CodeInterrupted, "run", p.Name, "%w (%w)", context.Cause(ctx), err)
+	}
 	if a.json {
 		return a.document(report, err)
 	}
 	if err != nil {
-		a.showFixFailures(report)
+		if report != nil && v.failed != nil {
+			v.failed(report)
+		}
 		return err
 	}
-	show(report)
+	v.done(report)
 	a.exit = exitOf(report)
+	return nil
+}
+
+// absolute makes the paths of a plan that outlives this process, in its job
+// folder, mean the same in any working folder.
+func absolute(p *api.Plan) error {
+	paths := []*string{&p.Target.Path, &p.Validate.Evidence}
+	for i := range p.Sources {
+		paths = append(paths, &p.Sources[i].Path)
+	}
+	for _, path := range paths {
+		if *path == "" {
+			continue
+		}
+		full, err := filepath.Abs(*path)
+		if err != nil {
+			return api.NewError(api.CodeHost, "find the folder of", *path, err)
+		}
+		*path = full
+	}
 	return nil
 }
 
@@ -155,8 +226,9 @@ func (a *app) document(report *api.Report, err error) error {
 		report.Error = api.AsError(err)
 		report.Status = report.Error.Code.Status()
 	}
+	a.printed = true
 	if e := a.printJSON(report); e != nil {
-		return e
+		return errors.Join(err, e)
 	}
 	if err != nil {
 		return err
@@ -182,21 +254,34 @@ func (a *app) image() string {
 	if a.imageDir != "" {
 		return a.imageDir
 	}
-	for _, dir := range a.imageDirs() {
+	dirs := []string{a.ownImage(), filepath.Join(a.top(), "share", "hyper2kvm", "image")}
+	for _, dir := range dirs {
 		if _, err := os.Stat(filepath.Join(dir, "initramfs.img")); err == nil {
 			return dir
 		}
 	}
-	return a.imageDirs()[0]
+	return dirs[0]
 }
 
-func (a *app) imageDirs() []string {
-	top := filepath.Dir(filepath.Dir(a.Executable))
-	return []string{
-		filepath.Join(top, "build", "image"),
-		filepath.Join(top, "share", "hyper2kvm", "image"),
-		filepath.Join(a.Getenv("HOME"), ".cache", "hyper2kvm", "image"),
+// ownImage is the folder that an image of the user's own goes to.
+func (a *app) ownImage() string {
+	if a.inCheckout() {
+		return filepath.Join(a.top(), "build", "image")
 	}
+	cache := a.Getenv("XDG_CACHE_HOME")
+	if cache == "" {
+		cache = filepath.Join(a.Getenv("HOME"), ".cache")
+	}
+	return filepath.Join(cache, "hyper2kvm", "image")
+}
+
+// top is the folder that the program's bin folder lies in.
+func (a *app) top() string { return filepath.Dir(filepath.Dir(a.Executable)) }
+
+// inCheckout says that the program was built where its sources are.
+func (a *app) inCheckout() bool {
+	_, err := os.Stat(filepath.Join(a.top(), "remote", "cmd", "h2k", "main.go"))
+	return err == nil
 }
 
 // newPlan is a plan for the given files.
@@ -217,6 +302,7 @@ func nameOf(path string) string {
 	return base
 }
 
-func (a *app) printf(format string, args ...any) {
-	fmt.Fprintf(a.Stdout, format, args...)
+// wantsJSON also knows where the command line could not be read.
+func (a *app) wantsJSON() bool {
+	return a.json || slices.Contains(a.Args, "--json")
 }

@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"context"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,9 +11,9 @@ import (
 	"hyper2kvm/remote/plan"
 )
 
-// convertOptions are the flags of convert that are no fields of a plan.
+// convertOptions are the flags of convert.
 type convertOptions struct {
-	plan     *api.Plan
+	plan     *api.Plan // of the flags alone
 	noFix    bool
 	validate bool
 	planFile string
@@ -30,39 +30,51 @@ func (a *app) convertCommand() *cobra.Command {
 		Long: "convert reads the disks of a guest, repairs on an overlay what keeps it from booting on KVM,\n" +
 			"and writes the result. One disk gives the file OUT, several give files in the folder OUT.\n" +
 			"Beside it come NAME.xml for libvirt and NAME.report.json and .html.",
-		Example: "  h2k convert web01.vmdk -o web01.qcow2 --validate",
+		Example: "  h2k convert web01.vmdk -o web01.qcow2 --validate\n" +
+			"  h2k convert sda.vmdk sdb.vmdk -o web01/ --mac 00:50:56:12:34:56",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := o.build(cmd, args)
+			p, err := o.build(cmd.Flags(), args)
 			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), p, o.job, a.showConvert)
+			return a.run(cmd.Context(), p, o.job, a.convertView())
 		},
 	}
 	f := cmd.Flags()
-	t := &o.plan.Target
-	f.StringVarP(&t.Path, "output", "o", "", "`file` to write, or folder for several disks")
-	f.StringVar(&t.Format, "format", "qcow2", "format of the output: qcow2, raw, vmdk")
-	f.StringVar(&t.Variant, "variant", "", "for vmdk: monolithicSparse or streamOptimized")
-	f.StringVar(&t.Compress, "compress", "none", "compression of the output: none, zlib, zstd")
-	f.BoolVar(&t.Force, "force", false, "replace an output that exists")
-	f.BoolVar(&t.Verify, "verify", false, "read the output back and compare it")
+	targetFlags(cmd, &o.plan.Target)
 	f.BoolVar(&o.noFix, "no-fix", false, "convert the bytes as they are, repair nothing")
 	f.BoolVar(&o.validate, "validate", false, "boot the result, on an overlay, and say whether it came up")
 	f.StringVar(&o.planFile, "plan", "", "take the plan from this YAML or TOML `file`; flags override it")
 	f.StringVar(&o.job, "job", "", "job `folder` to keep; an unfinished run found there goes on")
-	fixFlags(f, &o.plan.Fix)
+	fixFlags(cmd, &o.plan.Fix)
 	f.BoolVar(&o.plan.Fix.DryRun, "dry-run", false, "show what would be repaired, write nothing")
-	machineFlags(f, &o.plan.Machine, &o.nics)
-	validateFlags(f, &o.plan.Validate)
-	f.StringVar(&o.format, "source-format", "", "format of the sources: raw, vmdk, qcow2 (default: what the bytes say)")
+	machineFlags(cmd, &o.plan.Machine, &o.nics)
+	validateFlags(cmd, &o.plan.Validate)
+	sourceFlag(cmd, &o.format)
 	return cmd
 }
 
+// sourceFlag is the flag of all verbs that read images.
+func sourceFlag(cmd *cobra.Command, format *string) {
+	choice(cmd, format, "source-format", "", "format of the sources (default: what the bytes say)")
+}
+
+// targetFlags are the flags of what is written.
+func targetFlags(cmd *cobra.Command, t *api.Target) {
+	f := cmd.Flags()
+	f.StringVarP(&t.Path, "output", "o", "", "`file` to write, or folder for several disks")
+	choice(cmd, &t.Format, "format", "qcow2", "format of the output")
+	choice(cmd, &t.Variant, "variant", "", "kind of VMDK (default monolithicSparse)")
+	choice(cmd, &t.Compress, "compress", "none", "compression of the output")
+	f.BoolVar(&t.Force, "force", false, "replace an output that exists")
+	f.BoolVar(&t.Verify, "verify", false, "read the output back and compare it")
+}
+
 // fixFlags are the flags that steer repairs.
-func fixFlags(f *pflag.FlagSet, o *api.FixOptions) {
-	f.StringVar(&o.Devices, "devices", "uuid", "what device names become: uuid, partuuid, label")
-	f.StringVar(&o.Initramfs, "initramfs", "auto", "how drivers get into the initramfs: auto, inject, regenerate, none")
+func fixFlags(cmd *cobra.Command, o *api.FixOptions) {
+	f := cmd.Flags()
+	choice(cmd, &o.Devices, "devices", "uuid", "what device names become")
+	choice(cmd, &o.Initramfs, "initramfs", "auto", "how drivers get into the initramfs")
 	f.StringSliceVar(&o.Only, "fix", nil, "run only these `fixes`, by ID")
 	f.StringSliceVar(&o.Skip, "skip", nil, "leave out these `fixes`, by ID")
 	f.StringVar(&o.Root, "root", "", "`UUID` of the root file system, where a disk has several")
@@ -74,38 +86,49 @@ type nicFlags struct {
 	network string
 }
 
+// apply puts what was given over what the machine has.
 func (n nicFlags) apply(m *api.Machine) {
-	for _, mac := range n.macs {
-		m.NICs = append(m.NICs, api.MachineNIC{MAC: strings.ToLower(mac), Network: n.network})
+	if len(n.macs) > 0 {
+		m.NICs = nil
 	}
-	if len(n.macs) == 0 && n.network != "" {
-		m.NICs = append(m.NICs, api.MachineNIC{Network: n.network})
+	for _, mac := range n.macs {
+		m.NICs = append(m.NICs, api.MachineNIC{MAC: strings.ToLower(mac)})
+	}
+	if n.network == "" {
+		return
+	}
+	if len(m.NICs) == 0 {
+		m.NICs = []api.MachineNIC{{}}
+	}
+	for i := range m.NICs {
+		m.NICs[i].Network = n.network
 	}
 }
 
-func machineFlags(f *pflag.FlagSet, m *api.Machine, n *nicFlags) {
-	f.StringVar(&m.Firmware, "firmware", "", "bios or uefi (default: what the guest has)")
+func machineFlags(cmd *cobra.Command, m *api.Machine, n *nicFlags) {
+	f := cmd.Flags()
+	choice(cmd, &m.Firmware, "firmware", "", "firmware of the new machine (default: what the guest has)")
 	f.Var((*mebibytes)(&m.Memory), "memory", "memory of the new machine in `MiB` (default 2048)")
 	f.IntVar(&m.CPUs, "cpus", 0, "number of CPUs of the new machine (default 2)")
 	f.StringSliceVar(&n.macs, "mac", nil, "`MAC` address of each NIC, in the source's order (default: what the guest's configuration says)")
 	f.StringVar(&n.network, "network", "", "libvirt `network` of the NICs (default \"default\")")
 }
 
-func validateFlags(f *pflag.FlagSet, v *api.ValidateOptions) {
-	f.StringSliceVar(&v.Buses, "bus", nil, "`buses` to boot from: virtio-blk, virtio-scsi, sata (default the first two)")
+func validateFlags(cmd *cobra.Command, v *api.ValidateOptions) {
+	f := cmd.Flags()
+	f.StringSliceVar(&v.Buses, "bus", nil, "`buses` to boot from: "+listed("bus")+" (default the first two)")
+	complete(cmd, "bus")
 	f.IntVar(&v.Timeout, "timeout", 0, "`seconds` a boot may take (default 600)")
 }
 
 // build makes the plan: of the file first, of the flags that were given after it.
-func (o *convertOptions) build(cmd *cobra.Command, args []string) (*api.Plan, error) {
-	p := o.plan
-	if o.planFile != "" {
-		fromFile, err := plan.Load(o.planFile)
-		if err != nil {
-			return nil, api.NewError(api.CodeUsage, "read plan", o.planFile, err)
-		}
-		override(fromFile, p, cmd.Flags())
-		p = fromFile
+func (o *convertOptions) build(set *pflag.FlagSet, args []string) (*api.Plan, error) {
+	p, err := o.base(set)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) > 0 {
+		p.Sources = nil
 	}
 	for _, src := range args {
 		p.Sources = append(p.Sources, api.Source{Path: src, Format: o.format})
@@ -113,32 +136,57 @@ func (o *convertOptions) build(cmd *cobra.Command, args []string) (*api.Plan, er
 	if len(p.Sources) == 0 {
 		return nil, usage("give the disk image to convert")
 	}
-	if p.Target.Path == "" && !p.Fix.DryRun {
-		return nil, usage("give the output with -o")
-	}
-	p.Version = api.Version
 	if p.Name == "" {
 		p.Name = nameOf(p.Sources[0].Path)
 	}
 	o.nics.apply(&p.Machine)
-	p.Target.Domain = !o.noFix
-	p.Stages = o.stages()
+	p.Stages = o.stages(p)
+	if o.noFix {
+		p.Target.Domain = false
+	}
+	if p.Has(api.Convert) && p.Target.Path == "" {
+		return nil, usage("give the output with -o")
+	}
+	if p.Fix.InPlace || p.Fix.Canary {
+		return nil, usage("fix.in_place and fix.canary are not for convert: it never writes to the source")
+	}
 	return p, checkWords(p)
 }
 
-func (o *convertOptions) stages() []api.Stage {
-	var stages []api.Stage
-	if !o.noFix {
-		stages = append(stages, api.Inspect, api.Fix)
+// base is the plan before sources, NICs and stages are settled.
+func (o *convertOptions) base(set *pflag.FlagSet) (*api.Plan, error) {
+	p := o.plan
+	p.Version, p.Target.Domain = api.Version, true
+	if o.planFile == "" {
+		return p, nil
 	}
-	if o.plan.Fix.DryRun {
-		return stages
+	defaults := api.Plan{Version: api.Version, Target: api.Target{Format: "qcow2", Compress: "none", Domain: true},
+		Fix: api.FixOptions{Devices: "uuid", Initramfs: "auto"}}
+	file, err := plan.Load(o.planFile, defaults)
+	if err != nil {
+		return nil, api.NewError(api.CodeUsage, "read plan", "", err)
 	}
-	stages = append(stages, api.Convert)
-	if o.validate {
-		stages = append(stages, api.Validate)
+	override(file, p, set)
+	return file, nil
+}
+
+// stages are those of the plan, or the usual ones, less and more what flags say.
+func (o *convertOptions) stages(p *api.Plan) []api.Stage {
+	stages := p.Stages
+	if len(stages) == 0 {
+		stages = []api.Stage{api.Inspect, api.Fix, api.Convert}
 	}
-	return stages
+	drop := map[api.Stage]bool{}
+	if o.noFix {
+		drop[api.Inspect], drop[api.Fix] = true, true
+	}
+	if o.validate && !slices.Contains(stages, api.Validate) {
+		stages = append(slices.Clone(stages), api.Validate)
+	}
+	if p.Fix.DryRun {
+		drop[api.Convert], drop[api.Validate] = true, true
+	}
+	return slices.DeleteFunc(slices.Clone(stages), func(s api.Stage) bool { return drop[s] })
 }
 
 // override puts the flags that the user gave over what the plan file says.
@@ -168,28 +216,36 @@ func override(p, flags *api.Plan, set *pflag.FlagSet) {
 	}
 }
 
-func (a *app) showConvert(r *api.Report) {
-	a.showFixes(r)
-	a.showOutputs(r)
-	a.showVerdicts(r)
-	a.showTime(r)
+func (a *app) convertView() view {
+	return view{
+		done: func(r *api.Report) {
+			a.showFixes(r)
+			a.showVerdicts(r)
+			a.showOutputs(r)
+			a.showWarnings(r)
+			a.showTime(r)
+		},
+		failed: a.showFixFailures,
+	}
 }
 
 func (a *app) resumeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "resume OUT|JOB",
-		Short: "Go on with a conversion that was interrupted",
-		Args:  exactly(1, "the output, or its job folder"),
+		Use:   "resume [OUT|JOB]",
+		Short: "Go on with a run that was interrupted",
+		Long: "resume goes on where an interrupted or killed run stopped: finished stages are not done again.\n" +
+			"It takes the output of that run or its job folder; with neither, the only one in this folder.",
+		Example: "  h2k resume web01.qcow2",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.resume(cmd.Context(), args[0])
+			name := strings.Join(args, " ")
+			if len(args) > 1 {
+				return usage("give one output or job folder; got %d arguments", len(args))
+			}
+			dir, p, err := plan.OfJob(name)
+			if err != nil {
+				return api.NewError(api.CodeJob, "resume", name, err)
+			}
+			return a.run(cmd.Context(), p, dir, a.convertView())
 		},
 	}
-}
-
-func (a *app) resume(ctx context.Context, name string) error {
-	dir, p, err := plan.OfJob(name)
-	if err != nil {
-		return api.NewError(api.CodeJob, "resume", name, err)
-	}
-	return a.run(ctx, p, dir, a.showConvert)
 }

@@ -11,9 +11,8 @@ import (
 )
 
 func (a *app) diskCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "disk", Short: "Look at, convert and compare disk images; the guest is not touched"}
-	cmd.AddCommand(a.diskInfoCommand(), a.diskConvertCommand(), a.diskCompareCommand())
-	return cmd
+	return group("disk", "Look at, convert and compare disk images; the guest is not touched",
+		a.diskInfoCommand(), a.diskConvertCommand(), a.diskCompareCommand())
 }
 
 func (a *app) diskInfoCommand() *cobra.Command {
@@ -24,10 +23,13 @@ func (a *app) diskInfoCommand() *cobra.Command {
 		Args:  exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPlan(nameOf(args[0]), args, format, api.Info)
-			return a.run(cmd.Context(), p, "", a.showDisks)
+			if err := checkWords(p); err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), p, "", view{done: a.showDisks})
 		},
 	}
-	cmd.Flags().StringVar(&format, "source-format", "", "format of the image (default: what the bytes say)")
+	sourceFlag(cmd, &format)
 	return cmd
 }
 
@@ -55,22 +57,15 @@ func (a *app) diskConvertCommand() *cobra.Command {
 		Example: "  h2k disk convert web01.vmdk -o web01.raw --format raw",
 		Args:    exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := o.build(cmd, args)
+			p, err := o.build(cmd.Flags(), args)
 			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), p, o.job, func(r *api.Report) { a.showOutputs(r); a.showTime(r) })
+			return a.run(cmd.Context(), p, "", view{done: func(r *api.Report) { a.showOutputs(r); a.showWarnings(r); a.showTime(r) }})
 		},
 	}
-	f := cmd.Flags()
-	t := &o.plan.Target
-	f.StringVarP(&t.Path, "output", "o", "", "`file` to write")
-	f.StringVar(&t.Format, "format", "qcow2", "format of the output: qcow2, raw, vmdk")
-	f.StringVar(&t.Variant, "variant", "", "for vmdk: monolithicSparse or streamOptimized")
-	f.StringVar(&t.Compress, "compress", "none", "compression of the output: none, zlib, zstd")
-	f.BoolVar(&t.Force, "force", false, "replace an output that exists")
-	f.BoolVar(&t.Verify, "verify", false, "read the output back and compare it")
-	f.StringVar(&o.format, "source-format", "", "format of the image (default: what the bytes say)")
+	targetFlags(cmd, &o.plan.Target)
+	sourceFlag(cmd, &o.format)
 	return cmd
 }
 
@@ -82,18 +77,23 @@ func (a *app) diskCompareCommand() *cobra.Command {
 		Args:  exactly(2, "two disk images"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPlan(nameOf(args[0]), args, format, api.Compare)
-			return a.run(cmd.Context(), p, "", func(r *api.Report) {
-				switch c := r.Compare; {
-				case c.Equal && c.Detail == "":
-					a.printf("equal\n")
-				case c.Equal:
-					a.printf("equal: %s\n", c.Detail)
-				default:
-					a.printf("different: %s\n", c.Detail)
-				}
-			})
+			if err := checkWords(p); err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), p, "", view{done: a.showComparison})
 		},
 	}
-	cmd.Flags().StringVar(&format, "source-format", "", "format of both images (default: what the bytes say)")
+	sourceFlag(cmd, &format)
 	return cmd
+}
+
+func (a *app) showComparison(r *api.Report) {
+	switch c := r.Compare; {
+	case c.Equal && c.Detail == "":
+		a.printf("equal\n")
+	case c.Equal:
+		a.printf("equal: %s\n", safe(c.Detail))
+	default:
+		a.printf("different: %s\n", safe(c.Detail))
+	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 
 	"hyper2kvm/agent/api"
@@ -25,114 +26,126 @@ func exitHelp() string {
 
 // advice is what follows from an error's code.
 type advice struct {
+	code api.Code
 	exit int
 	next string
 }
 
-// advise is the one table from codes to exit codes and next steps.
+// advices is the one table from codes to exit codes and next steps.
+func advices() []advice {
+	return []advice{
+		{api.CodeUsage, exitUsage, "h2k COMMAND --help shows what it takes"},
+		{api.CodeInternal, exitFailed, "this is a defect in h2k: please report it with the command and its output"},
+		{api.CodeInterrupted, exitInterrupted, "run the same command again"},
+		{api.CodeSourceMissing, exitFailed, "check the path of the source"},
+		{api.CodeSourceRead, exitFailed, "check that you may read the file (run as its owner or with sudo) and that its storage is well"},
+		{api.CodeNotAFile, exitFailed, "give the disk image itself, a file or block device"},
+		{api.CodeEmpty, exitFailed, "the export or copy that made this file failed: make it again"},
+		{api.CodeUnknownFormat, exitFailed, "give a disk image; h2k reads " + listed("source-format") + ". For a raw image without any signature add --source-format raw"},
+		{api.CodeUnsupported, exitFailed, "convert the image with its own tool to a plain VMDK, qcow2 or raw first"},
+		{api.CodeTruncated, exitFailed, "the copy is not complete: copy the image again and compare sizes"},
+		{api.CodeCorrupt, exitFailed, "the image is damaged: export it again from the source hypervisor"},
+		{api.CodeChain, exitFailed, "put the missing or right parent beside the image, or consolidate the snapshots on the source"},
+		{api.CodePolicy, exitRefused, "an image may name only files beside it: move the parent into the same folder if you trust it"},
+		{api.CodeOutputExists, exitRefused, "choose another -o, or replace it with --force"},
+		{api.CodeOutputIsSource, exitRefused, "choose another -o: the source is never written. To repair in place use h2k fix --in-place"},
+		{api.CodeOutput, exitFailed, "check the folder of the output: is it there, may you write to it?"},
+		{api.CodeNoSpace, exitFailed, "free space on the output's file system, or choose another -o"},
+		{api.CodeHelper, exitFailed, "h2k doctor looks for what is wrong; H2K_ACCEL=tcg forces the slow but sure accelerator"},
+		{api.CodeHelperImage, exitFailed, "make appliance (or h2k image build) builds the helper image; --image-dir says where it is"},
+		{api.CodeHost, exitFailed, "h2k doctor says what to install"},
+		{api.CodeNoRoot, exitRefused, "if the disk holds no operating system, or one that h2k does not know, convert it as it is with --no-fix"},
+		{api.CodeManyRoots, exitRefused, "choose one with --root UUID, or convert as it is with --no-fix"},
+		{api.CodeEncrypted, exitRefused, "h2k cannot unlock it yet: convert as it is with --no-fix, and prepare the guest before the move"},
+		{api.CodeHibernated, exitRefused, "resume the guest on the source and shut it down fully, then export it again"},
+		{api.CodeGuestSpace, exitRefused, "free space in the guest (old kernels in /boot, logs, caches) and export it again"},
+		{api.CodeGuestDamaged, exitRefused, "check the guest's file system on the source (fsck, xfs_repair), shut it down cleanly and export it again"},
+		{api.CodeFix, exitFailed, "nothing was written; --skip FIX leaves the named fix out"},
+		{api.CodeUndo, exitFailed, "nothing was written; files that changed since the repair are not taken back"},
+		{api.CodeNotBooted, exitUnproven, "look at the console text and the screenshot"},
+		{api.CodeJob, exitFailed, "if no other h2k works on this, remove the job folder and run the command anew"},
+	}
+}
+
+// advise finds the advice for a code; one that is not in the table is a defect.
 func advise(code api.Code) advice {
-	switch code {
-	case api.CodeUsage:
-		return advice{exitUsage, "see h2k --help"}
-	case api.CodeInterrupted:
-		return advice{exitInterrupted, "h2k resume OUTPUT goes on where it stopped; the same command starts anew"}
-	case api.CodeSourceMissing:
-		return advice{exitFailed, "check the path of the source"}
-	case api.CodeSourceRead:
-		return advice{exitFailed, "check that you may read the file (run as its owner or with sudo) and that its storage is well"}
-	case api.CodeNotAFile:
-		return advice{exitFailed, "give the disk image itself, a file or block device"}
-	case api.CodeEmpty:
-		return advice{exitFailed, "the export or copy that made this file failed: make it again"}
-	case api.CodeUnknownFormat:
-		return advice{exitFailed, "give a disk image; h2k reads raw, VMDK and qcow2. For a raw image without any signature add --source-format raw"}
-	case api.CodeUnsupported:
-		return advice{exitFailed, "convert the image with its own tool to a plain VMDK, qcow2 or raw first"}
-	case api.CodeTruncated:
-		return advice{exitFailed, "the copy is not complete: copy the image again and compare sizes"}
-	case api.CodeCorrupt:
-		return advice{exitFailed, "the image is damaged: export it again from the source hypervisor"}
-	case api.CodeChain:
-		return advice{exitFailed, "put the missing or right parent beside the image, or consolidate the snapshots on the source"}
-	case api.CodePolicy:
-		return advice{exitRefused, "an image may name only files beside it: move the parent into the same folder if you trust it"}
-	case api.CodeOutputExists:
-		return advice{exitRefused, "choose another -o, or replace it with --force"}
-	case api.CodeOutputIsSource:
-		return advice{exitRefused, "choose another -o: the source is never written. To repair in place use h2k fix --in-place"}
+	var unknown advice
+	for _, a := range advices() {
+		switch a.code {
+		case code:
+			return a
+		case api.CodeInternal:
+			unknown = a
+		}
 	}
-	return adviseHost(code)
+	return unknown
 }
 
-func adviseHost(code api.Code) advice {
-	switch code {
-	case api.CodeOutput:
-		return advice{exitFailed, "check the output's folder: does it exist, may you write there?"}
-	case api.CodeNoSpace:
-		return advice{exitFailed, "free space on the output's file system, or choose another -o"}
-	case api.CodeHelper:
-		return advice{exitFailed, "h2k doctor looks for what is wrong; H2K_ACCEL=tcg forces the slow but sure accelerator"}
-	case api.CodeHelperImage:
-		return advice{exitFailed, "make appliance (or h2k image build) builds the helper image; --image-dir says where it is"}
-	case api.CodeHost:
-		return advice{exitFailed, "h2k doctor says what to install"}
-	case api.CodeNotBooted:
-		return advice{exitUnproven, "look at the console text and the screenshot"}
-	case api.CodeJob:
-		return advice{exitFailed, "if no other h2k works on this, remove the job folder and run again"}
+// next is the next step after e, with the names of this run in it.
+func (a *app) next(adv advice) string {
+	if adv.code != api.CodeInterrupted || a.job == "" {
+		return adv.next
 	}
-	return adviseGuest(code)
+	if _, err := os.Stat(a.job); err != nil {
+		return adv.next
+	}
+	return fmt.Sprintf("h2k resume %s goes on where it stopped", quoted(short(a.job)))
 }
 
-func adviseGuest(code api.Code) advice {
-	switch code {
-	case api.CodeNoRoot:
-		return advice{exitRefused, "if the disk holds no operating system, or one that h2k does not know, convert it as it is with --no-fix"}
-	case api.CodeManyRoots:
-		return advice{exitRefused, "choose one with --root UUID, or convert as it is with --no-fix"}
-	case api.CodeEncrypted:
-		return advice{exitRefused, "h2k cannot unlock it yet: convert as it is with --no-fix, and prepare the guest before the move"}
-	case api.CodeHibernated:
-		return advice{exitRefused, "resume the guest on the source and shut it down fully, then export it again"}
-	case api.CodeGuestSpace:
-		return advice{exitRefused, "free space in the guest (old kernels in /boot, logs, caches) and export it again"}
-	case api.CodeGuestDamaged:
-		return advice{exitRefused, "check the guest's file system on the source (fsck, xfs_repair), shut it down cleanly and export it again"}
-	case api.CodeFix:
-		return advice{exitFailed, "nothing was written. --skip FIX leaves the named fix out"}
-	case api.CodeUndo:
-		return advice{exitFailed, "nothing was written. Files that changed since the repair are not taken back"}
+// quoted is a path as a shell takes it.
+func quoted(path string) string {
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-+=./:,@%"
+	if path != "" && strings.Trim(path, plain) == "" {
+		return path
 	}
-	return advice{exitFailed, "this is a defect in h2k: please report it with the command and its output"}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // fail prints the error and returns its exit code.
 func (a *app) fail(err error) int {
 	e := api.AsError(err)
-	adv := advise(e.Code)
 	if e.Code == api.CodeInternal && isUsage(err) {
-		e, adv = api.NewError(api.CodeUsage, "read command line", "", err), advise(api.CodeUsage)
+		e = api.NewError(api.CodeUsage, "read command line", "", err)
 	}
-	if a.json {
-		line, _ := json.Marshal(struct {
-			*api.Error
-			Next string `json:"next"`
-			Exit int    `json:"exit"`
-		}{e, adv.next, adv.exit})
-		fmt.Fprintf(a.Stderr, "%s\n", line)
+	adv := advise(e.Code)
+	if a.wantsJSON() {
+		a.failJSON(e, adv)
 		return adv.exit
 	}
-	fmt.Fprintf(a.Stderr, "error: %s\n", safe(e.Error()))
+	object := short(e.Object)
+	if object != "" {
+		object = " " + object
+	}
+	fmt.Fprintf(a.Stderr, "error: %s%s: %s\n", safe(e.Action), object, safe(e.Reason))
 	if e.Detail != "" {
 		fmt.Fprintf(a.Stderr, "%s\n", indent(safeLines(e.Detail)))
 	}
-	fmt.Fprintf(a.Stderr, "code: %s\nnext: %s\n", e.Code, adv.next)
+	fmt.Fprintf(a.Stderr, "code: %s\nnext: %s\n", e.Code, a.next(adv))
 	return adv.exit
+}
+
+// failJSON prints the error as a line on stderr and, where no document was
+// printed yet, as one on stdout.
+func (a *app) failJSON(e *api.Error, adv advice) {
+	if !a.printed {
+		// Where stdout is what failed, stderr still has the error.
+		_ = a.printJSON(&api.Report{Version: api.Version, Status: e.Code.Status(), Error: e})
+	}
+	line, _ := json.Marshal(struct {
+		*api.Error
+		Next string `json:"next"`
+		Exit int    `json:"exit"`
+	}{e, a.next(adv), adv.exit}) // strings and numbers always marshal
+	fmt.Fprintf(a.Stderr, "%s\n", line)
 }
 
 // isUsage recognises the errors that cobra makes of its own: it has no type
 // for them.
 func isUsage(err error) bool {
-	return strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") ||
-		strings.HasPrefix(err.Error(), "unknown flag") || strings.HasPrefix(err.Error(), "if any flags in the group")
+	for _, start := range []string{"unknown command", "required flag", "unknown flag", "unknown shorthand flag", "if any flags in the group"} {
+		if strings.HasPrefix(err.Error(), start) {
+			return true
+		}
+	}
+	return false
 }

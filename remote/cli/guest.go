@@ -10,21 +10,33 @@ func (a *app) inspectCommand() *cobra.Command {
 	var format, root string
 	cmd := &cobra.Command{
 		Use:     "inspect SRC [SRC...]",
-		Short:   "Show what is on the disks of a guest",
+		Short:   "Show what is on the disks of a guest, and what keeps it from booting on KVM",
 		Example: "  h2k inspect web01.vmdk",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, format, api.Inspect)
-			p.Fix.Root = root
-			return a.run(cmd.Context(), p, "", func(r *api.Report) {
-				a.showGuest(r.Guest)
-				a.showWarnings(r)
-			})
+			p := newPlan(nameOf(args[0]), args, format, api.Inspect, api.Fix)
+			p.Fix = api.FixOptions{DryRun: true, Root: root}
+			if err := checkWords(p); err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), p, "", a.inspectView())
 		},
 	}
-	cmd.Flags().StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	sourceFlag(cmd, &format)
 	cmd.Flags().StringVar(&root, "root", "", "`UUID` of the root file system, where a disk has several")
 	return cmd
+}
+
+// inspectView shows what was found also where the repairs could not be planned.
+func (a *app) inspectView() view {
+	return view{
+		done: func(r *api.Report) {
+			a.showGuest(r.Guest)
+			a.showFindings(r)
+			a.showWarnings(r)
+		},
+		failed: func(r *api.Report) { a.showGuest(r.Guest); a.showFixFailures(r) },
+	}
 }
 
 func (a *app) showWarnings(r *api.Report) {
@@ -52,18 +64,22 @@ func (a *app) fixCommand() *cobra.Command {
 			if err := checkWords(p); err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), p, "", func(r *api.Report) {
-				a.showFixes(r)
-				a.showFixSummary(r)
-				a.showTime(r)
+			return a.run(cmd.Context(), p, "", view{
+				done: func(r *api.Report) {
+					a.showFixes(r)
+					a.showFixSummary(r)
+					a.showWarnings(r)
+					a.showTime(r)
+				},
+				failed: a.showFixFailures,
 			})
 		},
 	}
 	f := cmd.Flags()
-	fixFlags(f, &o)
+	fixFlags(cmd, &o)
 	f.BoolVar(&o.DryRun, "dry-run", false, "show the repairs, write nothing")
 	f.BoolVar(&o.InPlace, "in-place", false, "write the repairs into the given image")
-	f.StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	sourceFlag(cmd, &format)
 	return cmd
 }
 
@@ -77,14 +93,20 @@ func (a *app) undoCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPlan(nameOf(args[0]), args, format, api.Undo)
 			p.Fix.InPlace = true
-			return a.run(cmd.Context(), p, "", func(r *api.Report) {
-				a.showFixes(r)
-				a.showWarnings(r)
-				a.printf("undone\n")
+			if err := checkWords(p); err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), p, "", view{
+				done: func(r *api.Report) {
+					a.showFixes(r)
+					a.showWarnings(r)
+					a.printf("undone\n")
+				},
+				failed: a.showFixFailures,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	sourceFlag(cmd, &format)
 	return cmd
 }
 
@@ -107,17 +129,17 @@ func (a *app) validateCommand() *cobra.Command {
 			if err := checkWords(p); err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), p, "", func(r *api.Report) {
+			return a.run(cmd.Context(), p, "", view{done: func(r *api.Report) {
 				a.showVerdicts(r)
 				a.showWarnings(r)
 				a.showTime(r)
-			})
+			}})
 		},
 	}
 	f := cmd.Flags()
-	validateFlags(f, &v)
-	machineFlags(f, &m, &n)
+	validateFlags(cmd, &v)
+	machineFlags(cmd, &m, &n)
 	f.StringVar(&v.Evidence, "evidence", "", "`folder` for console texts and screenshots (default: none are kept)")
-	f.StringVar(&format, "source-format", "", "format of the sources (default: what the bytes say)")
+	sourceFlag(cmd, &format)
 	return cmd
 }

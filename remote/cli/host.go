@@ -1,8 +1,9 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -11,7 +12,6 @@ import (
 )
 
 func (a *app) imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Build the image that the helper VM boots"}
 	var o ImageOptions
 	build := &cobra.Command{
 		Use:     "build",
@@ -20,24 +20,38 @@ func (a *app) imageCommand() *cobra.Command {
 		Args:    exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.Out == "" {
-				o.Out = a.imageDirs()[0]
+				o.Out = a.ownImage()
 			}
-			if o.Profile != "helper" {
-				return usage("--profile %q: choose helper", o.Profile)
+			if err := checkWord("profile", o.Profile); err != nil {
+				return err
 			}
 			if err := a.BuildImage(cmd.Context(), o, a.Stderr); err != nil {
-				return api.NewError(api.CodeHelperImage, "build image in", o.Out, err)
+				return buildError(cmd.Context(), o.Out, err)
+			}
+			if a.json {
+				return a.printJSON(map[string]string{"image_dir": o.Out})
 			}
 			a.printf("%s\n", o.Out)
 			return nil
 		},
 	}
 	f := build.Flags()
-	f.StringVar(&o.Profile, "profile", "helper", "what goes in: helper")
+	choice(build, &o.Profile, "profile", "helper", "what goes in")
 	f.StringVar(&o.Kernel, "kernel", "", "`folder` of an unpacked kernel package (default: fetched with apt-get)")
 	f.StringVarP(&o.Out, "output", "o", "", "`folder` to write (default: where h2k looks for it)")
-	cmd.AddCommand(build)
-	return cmd
+	return group("image", "Build the image that the helper VM boots", build)
+}
+
+// buildError gives an error of the builder its code, unless it has one.
+func buildError(ctx context.Context, out string, err error) error {
+	if _, ok := errors.AsType[*api.Error](err); ok {
+		return err
+	}
+	code := api.CodeHelperImage
+	if ctx.Err() != nil {
+		code = api.CodeInterrupted
+	}
+	return api.NewError(code, "build image in", out, err)
 }
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -52,6 +66,9 @@ func (a *app) doctorCommand() *cobra.Command {
 					a.exit = exitFailed
 				}
 			}
+			if err := cmd.Context().Err(); err != nil {
+				return api.NewError(api.CodeInterrupted, "look at", "this machine", err)
+			}
 			if a.json {
 				return a.printJSON(checks)
 			}
@@ -61,7 +78,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	}
 }
 
-func (a *app) showChecks(checks []Check) {
+func (a *app) showChecks(checks []api.Check) {
 	var rows [][]string
 	for _, c := range checks {
 		state := "ok"
@@ -76,32 +93,9 @@ func (a *app) showChecks(checks []Check) {
 	a.table(rows)
 	for _, c := range checks {
 		if !c.OK && c.Fix != "" {
-			a.printf("%s: %s\n", c.Name, c.Fix)
+			a.printf("\n%s: %s\n  %s\n", c.Name, safe(c.Detail), safe(c.Fix))
 		}
 	}
-}
-
-// demoCommand runs the main job on the broken guest of the recipes.
-func (a *app) demoCommand() *cobra.Command {
-	top := filepath.Dir(filepath.Dir(a.Executable))
-	guest, out := filepath.Join(top, "build", "guests", "debian12-bios.vmdk"), "demo"
-	cmd := &cobra.Command{
-		Use:   "demo",
-		Short: "Repair, convert and boot a small, real, broken guest",
-		Long:  "demo converts the broken Debian 12 guest that `make demo` builds, and boots the result.",
-		Args:  exactly(0, "no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := os.Stat(guest); err != nil {
-				return api.Errorf(api.CodeSourceMissing, "find the demo guest", guest, "%w; make demo builds it", err)
-			}
-			p := newPlan("demo", []string{guest}, "", api.Inspect, api.Fix, api.Convert, api.Validate)
-			p.Target = api.Target{Path: filepath.Join(out, "guest.qcow2"), Format: "qcow2", Force: true, Domain: true}
-			return a.run(cmd.Context(), p, "", a.showConvert)
-		},
-	}
-	cmd.Flags().StringVar(&guest, "guest", guest, "the broken guest")
-	cmd.Flags().StringVarP(&out, "output", "o", out, "`folder` for the result")
-	return cmd
 }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -9,8 +9,12 @@ import (
 	"hyper2kvm/agent/api"
 )
 
+func (a *app) printf(format string, args ...any) {
+	fmt.Fprintf(a.out, format, args...)
+}
+
 func (a *app) printJSON(v any) error {
-	enc := json.NewEncoder(a.Stdout)
+	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(v); err != nil {
 		return fmt.Errorf("print JSON: %w", err)
@@ -20,14 +24,14 @@ func (a *app) printJSON(v any) error {
 
 // table prints rows in columns; cells are made safe.
 func (a *app) table(rows [][]string) {
-	w := tabwriter.NewWriter(a.Stdout, 0, 8, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
 	for _, row := range rows {
 		for i, cell := range row {
 			row[i] = safe(cell)
 		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	_ = w.Flush() // stdout's errors show at the next print
+	_ = w.Flush() // the printer keeps the error
 }
 
 // showGuest prints what inspection found.
@@ -103,11 +107,26 @@ func (a *app) showFixes(r *api.Report) {
 	}
 }
 
-// showFixFailures names the fixes that failed, before the error itself.
-func (a *app) showFixFailures(r *api.Report) {
-	if r == nil {
+// showFindings prints what a planned repair is for.
+func (a *app) showFindings(r *api.Report) {
+	var rows [][]string
+	for _, f := range r.Fixes {
+		if f.State == "planned" {
+			rows = append(rows, []string{"  " + f.ID, f.Why})
+		}
+	}
+	if len(rows) == 0 {
+		if len(r.Fixes) > 0 {
+			a.printf("\nnothing to repair\n")
+		}
 		return
 	}
+	a.printf("\nto repair before it runs on KVM (h2k fix --dry-run shows each change):\n")
+	a.table(rows)
+}
+
+// showFixFailures names the fixes that failed, before the error itself.
+func (a *app) showFixFailures(r *api.Report) {
 	for _, f := range r.Fixes {
 		if f.State == "failed" {
 			for _, n := range f.Notes {
@@ -124,7 +143,8 @@ const (
 	plainColour = "\x1b[0m"
 )
 
-func (a *app) colours() bool { return a.Terminal && a.Getenv("NO_COLOR") == "" }
+// colours are for people only, and not for those who said so (no-color.org).
+func (a *app) colours() bool { return a.StdoutTerminal && a.Getenv("NO_COLOR") == "" }
 
 func (a *app) showDiff(diff string) {
 	for l := range strings.Lines(diff) {
@@ -163,40 +183,56 @@ func (a *app) showFixSummary(r *api.Report) {
 
 // showVerdicts prints the outcome of each boot and its evidence.
 func (a *app) showVerdicts(r *api.Report) {
+	if len(r.Verdicts) == 0 {
+		return
+	}
+	rows := [][]string{{"BUS", "VERDICT", "AFTER", "BECAUSE"}}
 	for _, v := range r.Verdicts {
-		a.printf("\n%s: %s after %.0f s\n", v.Bus, strings.ToUpper(string(v.State)), v.Seconds)
-		a.printf("  %s\n", safe(v.Why))
-		for _, i := range v.Interfaces {
-			a.printf("  %s %s %s\n", safe(i.Name), safe(i.MAC), safe(strings.Join(i.Addresses, " ")))
-		}
-		if len(v.FailedUnits) > 0 {
-			a.printf("  failed units: %s\n", safe(strings.Join(v.FailedUnits, ", ")))
-		}
-		if v.Screenshot != "" {
-			a.printf("  picture: %s\n", v.Screenshot)
-		}
-		if v.Console != "" {
-			a.printf("  console: %s\n", v.Console)
-		}
+		rows = append(rows, []string{v.Bus, string(v.State), fmt.Sprintf("%.0f s", v.Seconds), v.Why})
+	}
+	a.printf("\n")
+	a.table(rows)
+	for _, v := range r.Verdicts {
+		a.showEvidence(v)
+	}
+}
+
+func (a *app) showEvidence(v api.Verdict) {
+	for _, i := range v.Interfaces {
+		a.printf("%s: %s\n", v.Bus, safe(strings.TrimSpace(i.Name+" "+i.MAC+" "+strings.Join(i.Addresses, " "))))
+	}
+	if len(v.FailedUnits) > 0 {
+		a.printf("%s: failed units: %s\n", v.Bus, safe(strings.Join(v.FailedUnits, ", ")))
+	}
+	if v.Screenshot != "" {
+		a.printf("%s: picture of the screen: %s\n", v.Bus, short(v.Screenshot))
+	}
+	if v.Console != "" {
+		a.printf("%s: text of the console: %s\n", v.Bus, short(v.Console))
 	}
 }
 
 // showOutputs prints what was written.
 func (a *app) showOutputs(r *api.Report) {
-	a.printf("\n")
+	var rows [][]string
 	for _, d := range r.Disks {
-		if d.Output != "" {
-			a.printf("%s\n", d.Output)
+		if d.Output == "" {
+			continue
 		}
+		rows = append(rows, []string{"disk", short(d.Output), size(d.Written) + " of " + size(d.Size)})
 		if d.Digest != "" {
-			a.printf("  %s\n", d.Digest)
+			rows = append(rows, []string{"content", d.Digest, ""})
 		}
 	}
 	if r.Target != nil && r.Target.Domain != "" {
-		a.printf("%s\n", r.Target.Domain)
+		rows = append(rows, []string{"machine", short(r.Target.Domain), "virsh define it"})
 	}
 	for _, p := range r.Outputs {
-		a.printf("%s\n", p)
+		rows = append(rows, []string{"report", short(p), ""})
+	}
+	if len(rows) > 0 {
+		a.printf("\n")
+		a.table(rows)
 	}
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"unicode"
 )
@@ -16,7 +17,11 @@ func safe(s string) string {
 func safeLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
-		lines[i] = safe(strings.ReplaceAll(l, "\t", "    "))
+		cells := strings.Split(l, "\t") // a tab is harmless, and a diff needs it
+		for j, c := range cells {
+			cells[j] = safe(c)
+		}
+		lines[i] = strings.Join(cells, "\t")
 	}
 	return strings.Join(lines, "\n")
 }
@@ -33,6 +38,19 @@ func visible(r rune) rune {
 
 func indent(s string) string {
 	return "  " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n  ")
+}
+
+// short is a path as the user would type it: below the working folder,
+// relative to it.
+func short(path string) string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return safe(path)
+	}
+	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(wd, "/")+"/"); ok {
+		path = rest
+	}
+	return safe(path)
 }
 
 // size prints bytes the way people read them.

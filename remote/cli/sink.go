@@ -26,9 +26,9 @@ func (a *app) sink(plan *api.Plan) (closer, error) {
 	all := &sinks{}
 	switch {
 	case a.events != "":
-		f, err := os.Create(a.events)
+		f, err := createEvents(a.events, plan)
 		if err != nil {
-			return nil, api.NewError(api.CodeOutput, "write events to", a.events, err)
+			return nil, err
 		}
 		all.list = append(all.list, &lines{w: f, c: f})
 	case a.json:
@@ -36,12 +36,29 @@ func (a *app) sink(plan *api.Plan) (closer, error) {
 	}
 	switch {
 	case a.quiet || a.json:
-	case a.Terminal:
+	case a.StderrTerminal && a.Getenv("TERM") != "dumb":
 		all.list = append(all.list, newBars(a.Stderr, plan))
 	default:
 		all.list = append(all.list, &plain{w: a.Stderr})
 	}
 	return all, nil
+}
+
+// createEvents opens the file for events; a slip of the keyboard must not make
+// it one of the disks.
+func createEvents(path string, plan *api.Plan) (*os.File, error) {
+	if there, err := os.Stat(path); err == nil {
+		for _, s := range plan.Sources {
+			if src, err := os.Stat(s.Path); err == nil && os.SameFile(there, src) {
+				return nil, usage("--events %s is the source", path)
+			}
+		}
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, api.NewError(api.CodeOutput, "write events to", path, err)
+	}
+	return f, nil
 }
 
 // sinks gives every event to each of a list, one at a time.
@@ -72,23 +89,31 @@ func (s *sinks) Close() error {
 
 // lines writes events as JSON lines.
 type lines struct {
-	w io.Writer
-	c io.Closer // nil when w is not ours to close
+	w   io.Writer
+	c   *os.File // nil when w is not ours to close
+	err error    // the first line that could not be written
 }
 
 // Emit writes one line. A reader that went away must not stop a conversion.
 func (l *lines) Emit(e api.Event) {
-	if data, err := json.Marshal(e); err == nil {
-		_, _ = l.w.Write(append(data, '\n'))
+	data, err := json.Marshal(e)
+	if err == nil {
+		_, err = l.w.Write(append(data, '\n'))
+	}
+	if l.err == nil {
+		l.err = err
 	}
 }
 
-// Close closes the file.
+// Close closes the file, and says whether all events are in it.
 func (l *lines) Close() error {
 	if l.c == nil {
 		return nil
 	}
-	return l.c.Close()
+	if err := errors.Join(l.err, l.c.Close()); err != nil {
+		return api.NewError(api.CodeOutput, "write events to", l.c.Name(), err)
+	}
+	return nil
 }
 
 // plain prints messages as lines and progress rarely, for logs and pipes.

@@ -8,37 +8,96 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"hyper2kvm/agent/api"
 )
 
-// word is a value of a plan that must be one of a few words.
-type word struct {
-	flag, value string
-	allowed     []string
+// words are the values that a flag, and the field of a plan behind it, takes.
+func words(flag string) []string {
+	switch flag {
+	case "source-format":
+		return []string{"raw", "vmdk", "qcow2"}
+	case "format":
+		return []string{"qcow2", "raw", "vmdk"}
+	case "variant":
+		return []string{"monolithicSparse", "streamOptimized"}
+	case "compress":
+		return []string{"none", "zlib", "zstd"}
+	case "devices":
+		return []string{"uuid", "partuuid", "label"}
+	case "initramfs":
+		return []string{"auto", "inject", "regenerate", "none"}
+	case "firmware":
+		return []string{"bios", "uefi"}
+	case "bus":
+		return []string{"virtio-blk", "virtio-scsi", "sata"}
+	case "profile":
+		return []string{"helper"}
+	}
+	return nil
 }
 
-// checkWords refuses values that no stage would understand, before any work.
+func listed(flag string) string { return strings.Join(words(flag), ", ") }
+
+// choice declares a flag that takes one of a few words.
+func choice(cmd *cobra.Command, p *string, flag, value, help string) {
+	cmd.Flags().StringVar(p, flag, value, help+": "+listed(flag))
+	complete(cmd, flag)
+}
+
+// complete lets shells complete the words of a flag.
+func complete(cmd *cobra.Command, flag string) {
+	// It fails for a flag that is not declared, which every start would show.
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words(flag), cobra.ShellCompDirectiveNoFileComp))
+}
+
+// checkWord refuses a value that no stage would understand; "" is the default.
+func checkWord(flag, value string) error {
+	if value != "" && !slices.Contains(words(flag), value) {
+		return usage("--%s %q: choose one of %s", flag, value, listed(flag))
+	}
+	return nil
+}
+
+// checkWords refuses what no stage would understand, before any work.
 func checkWords(p *api.Plan) error {
-	words := []word{
-		{"format", p.Target.Format, []string{"", "qcow2", "raw", "vmdk"}},
-		{"variant", p.Target.Variant, []string{"", "monolithicSparse", "streamOptimized"}},
-		{"compress", p.Target.Compress, []string{"", "none", "zlib", "zstd"}},
-		{"devices", p.Fix.Devices, []string{"", "uuid", "partuuid", "label"}},
-		{"initramfs", p.Fix.Initramfs, []string{"", "auto", "inject", "regenerate", "none"}},
-		{"firmware", p.Machine.Firmware, []string{"", "bios", "uefi"}},
-	}
-	for _, b := range p.Validate.Buses {
-		words = append(words, word{"bus", b, []string{"virtio-blk", "virtio-scsi", "sata"}})
-	}
-	for _, w := range words {
-		if !slices.Contains(w.allowed, w.value) {
-			return usage("--%s %q: choose %s", w.flag, w.value, strings.TrimPrefix(strings.Join(w.allowed, ", "), ", "))
+	for _, w := range [][2]string{
+		{"format", p.Target.Format}, {"variant", p.Target.Variant}, {"compress", p.Target.Compress},
+		{"devices", p.Fix.Devices}, {"initramfs", p.Fix.Initramfs}, {"firmware", p.Machine.Firmware},
+	} {
+		if err := checkWord(w[0], w[1]); err != nil {
+			return err
 		}
 	}
-	if p.Target.Compress != "" && p.Target.Compress != "none" && p.Target.Format != "qcow2" && p.Target.Format != "" {
-		return usage("--compress %s: only qcow2 is compressed", p.Target.Compress)
+	for _, b := range p.Validate.Buses {
+		if b == "" || checkWord("bus", b) != nil {
+			return usage("--bus %q: choose of %s", b, listed("bus"))
+		}
 	}
-	for _, n := range p.Machine.NICs {
+	for _, s := range p.Sources {
+		if err := checkWord("source-format", s.Format); err != nil {
+			return err
+		}
+	}
+	return checkNumbers(p)
+}
+
+func checkNumbers(p *api.Plan) error {
+	t, m := p.Target, p.Machine
+	switch {
+	case t.Compress != "" && t.Compress != "none" && t.Format != "qcow2" && t.Format != "":
+		return usage("--compress %s: only qcow2 is compressed; streamOptimized VMDK always is", t.Compress)
+	case t.Variant != "" && t.Format != "vmdk":
+		return usage("--variant %s: only vmdk has variants", t.Variant)
+	case p.Validate.Timeout < 0:
+		return usage("--timeout %d: give a number of seconds", p.Validate.Timeout)
+	case m.CPUs < 0:
+		return usage("--cpus %d: give a number of CPUs", m.CPUs)
+	case m.Memory < 0:
+		return usage("memory %d: give a number of bytes", m.Memory)
+	}
+	for _, n := range m.NICs {
 		if hw, err := net.ParseMAC(n.MAC); n.MAC != "" && (err != nil || len(hw) != 6) {
 			return usage("--mac %q: give six bytes, as in 00:50:56:12:34:56", n.MAC)
 		}
