@@ -32,7 +32,7 @@ func (p Policy) open(dir, name string) (*hostfile.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // only read
 	f, err := openRegular(name, root.Stat, func(flag int) (*os.File, error) { return root.OpenFile(name, flag, 0) })
 	if err == nil || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return f, err

@@ -222,7 +222,7 @@ func TestCopyIn(t *testing.T) {
 	}
 	tool(t, "nbdcopy", "--flush", "--connections=4", src, uri(socket, "d"))
 	got := make([]byte, 8*mib)
-	if _, err := o.ReadAt(got, 0); err != nil && err != io.EOF {
+	if _, err := o.ReadAt(got, 0); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, sample()) {
@@ -252,7 +252,7 @@ func TestQemuIOWrites(t *testing.T) {
 	clear(base[4*mib : 4*mib+64<<10])
 	clear(base[4160<<10 : 4160<<10+512<<10])
 	got := make([]byte, len(base))
-	if _, err := o.ReadAt(got, 0); err != nil && err != io.EOF {
+	if _, err := o.ReadAt(got, 0); err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, base) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -121,7 +122,7 @@ func checkCrashed(t *testing.T, o *Overlay, synced, newest int) {
 	}
 	p := make([]byte, BlockSize)
 	for b := range want {
-		if _, err := o.ReadAt(p, int64(b)*BlockSize); err != nil && err != io.EOF {
+		if _, err := o.ReadAt(p, int64(b)*BlockSize); err != nil && !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
 		got := int(binary.LittleEndian.Uint64(p))

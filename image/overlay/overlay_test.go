@@ -60,7 +60,7 @@ func mustCreate(t testing.TB, base formats.Disk) (*Overlay, string) {
 func content(t rapid.TB, d formats.Disk) []byte {
 	t.Helper()
 	b := make([]byte, d.Size())
-	if n, err := d.ReadAt(b, 0); n != len(b) || err != nil && err != io.EOF {
+	if n, err := d.ReadAt(b, 0); n != len(b) || err != nil && !errors.Is(err, io.EOF) {
 		t.Fatalf("read whole disk = %d, %v", n, err)
 	}
 	return b
@@ -85,7 +85,7 @@ func checkExtents(t rapid.TB, d formats.Disk, want []byte) {
 			t.Fatalf("Extent(%d) says zero for %d bytes that are not", off, e.Length)
 		case e.Plain != nil:
 			got := make([]byte, e.Length)
-			if _, err := e.Plain.File.ReadAt(got, e.Plain.Offset); err != nil && err != io.EOF {
+			if _, err := e.Plain.File.ReadAt(got, e.Plain.Offset); err != nil && !errors.Is(err, io.EOF) {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(got, part) {
