@@ -47,6 +47,7 @@ type observer struct {
 	text     *stream // of the serial line
 	firmware *stream // of the firmware's debug port
 	clean    cleaner
+	book     rulebook
 	font     font
 	readers  sync.WaitGroup
 	reports  chan watch.Report
@@ -64,7 +65,7 @@ type observer struct {
 }
 
 func newObserver(cfg Config, console *os.File) *observer {
-	o := &observer{cfg: cfg, console: console, text: &stream{}, firmware: &stream{}, clean: newCleaner(),
+	o := &observer{cfg: cfg, console: console, text: &stream{}, firmware: &stream{}, clean: newCleaner(), book: newRulebook(),
 		reports: make(chan watch.Report, 16)}
 	o.serial = io.MultiWriter(console, o.text)
 	f, err := loadFont(vgaBIOSes())
@@ -204,7 +205,7 @@ func (o *observer) judgeAll() (api.VerdictState, string) {
 	serial, _ := o.text.text(o.clean)
 	firmware, _ := o.firmware.text(o.clean)
 	for _, text := range []string{serial, o.screen, firmware} {
-		if state, why := judge(text); state != "" {
+		if state, why := o.book.judge(text); state != "" {
 			return state, why
 		}
 	}
@@ -240,9 +241,9 @@ func (o *observer) decideLogin(now time.Time) (api.Verdict, bool) {
 		return api.Verdict{}, false
 	}
 	serial, _ := o.text.text(o.clean)
-	line, found := hasLogin(serial)
+	line, found := o.book.hasLogin(serial)
 	if !found {
-		line, found = hasLogin(o.screen)
+		line, found = o.book.hasLogin(o.screen)
 	}
 	switch {
 	case !found:

@@ -13,6 +13,18 @@ type rule struct {
 	Text  *regexp.Regexp // matched against one line
 }
 
+// rulebook is what a console's text is judged by.
+type rulebook struct {
+	rules  []rule
+	causes []*regexp.Regexp
+	login  *regexp.Regexp
+}
+
+func newRulebook() rulebook {
+	// A getty's prompt is "web01 login:", and perhaps a name typed by nobody.
+	return rulebook{rules(), causes(), regexp.MustCompile(`^[A-Za-z0-9._-]{1,64} login:\s*[A-Za-z0-9._-]*$`)}
+}
+
 // rules are tried in order on every line; a guest in one of these states does
 // not leave it without help.
 func rules() []rule {
@@ -57,9 +69,6 @@ func rules() []rule {
 	return out
 }
 
-// login is a getty's prompt: "web01 login:".
-func loginPrompt() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9._-]{1,64} login:\s*[A-Za-z0-9._-]*$`) }
-
 // causes tell why, in lines before the one that decides; the first rule that
 // any line meets is the most telling.
 func causes() []*regexp.Regexp {
@@ -85,15 +94,15 @@ func causes() []*regexp.Regexp {
 
 // judge looks at a whole text, the newest line last. Why is the line that
 // decided, with the line before it that tells most about the cause.
-func judge(text string) (state api.VerdictState, why string) {
+func (b rulebook) judge(text string) (state api.VerdictState, why string) {
 	lines := strings.Split(text, "\n")
-	for _, r := range rules() {
+	for _, r := range b.rules {
 		for i, l := range lines {
 			if !r.Text.MatchString(l) {
 				continue
 			}
 			why := strings.TrimSpace(l)
-			if c := cause(lines[:i]); c != "" {
+			if c := b.cause(lines[:i]); c != "" {
 				why = c + " | " + why
 			}
 			return r.State, why
@@ -102,8 +111,8 @@ func judge(text string) (state api.VerdictState, why string) {
 	return "", ""
 }
 
-func cause(lines []string) string {
-	for _, c := range causes() {
+func (b rulebook) cause(lines []string) string {
+	for _, c := range b.causes {
 		for _, l := range lines {
 			if c.MatchString(l) {
 				return strings.TrimSpace(l)
@@ -113,10 +122,9 @@ func cause(lines []string) string {
 	return ""
 }
 
-func hasLogin(text string) (string, bool) {
-	prompt := loginPrompt()
+func (b rulebook) hasLogin(text string) (string, bool) {
 	for l := range strings.SplitSeq(text, "\n") {
-		if prompt.MatchString(l) {
+		if b.login.MatchString(l) {
 			return strings.TrimSpace(l), true
 		}
 	}

@@ -33,7 +33,7 @@ func TestJudge(t *testing.T) {
 		{"systemd[1]: Condition check resulted in Emergency Shell being skipped.", "", ""},
 		{"cat: type grub> at the prompt, or (initramfs) later", "", ""},
 	} {
-		state, why := judge(c.text)
+		state, why := newRulebook().judge(c.text)
 		if state != c.state || !strings.Contains(why, c.why) {
 			t.Errorf("judge(%q) = %q, %q; want %q with %q", c.text, state, why, c.state, c.why)
 		}
@@ -48,7 +48,7 @@ func TestLoginPrompt(t *testing.T) {
 		"Give root password for login: ":                    false,
 		"last login: never, says the log of web01 login ok": false,
 	} {
-		if _, got := hasLogin(text); got != want {
+		if _, got := newRulebook().hasLogin(text); got != want {
 			t.Errorf("hasLogin(%q) = %v", text, got)
 		}
 	}

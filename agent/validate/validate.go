@@ -57,7 +57,8 @@ type Config struct {
 	Memory   int64    // bytes; 0 is 2 GiB
 	CPUs     int      // 0 is 2
 	Timeout  time.Duration
-	// WorkDir gets console.txt and screenshot.png, and throw-away writes.
+	// WorkDir gets console.txt and screenshot.png, and, while the machine runs,
+	// its UEFI variables.
 	WorkDir string
 	// Accel is the accelerator; the zero value lets qemu.Accelerator choose.
 	Accel qemu.Accel
@@ -81,7 +82,7 @@ func Boot(ctx context.Context, cfg Config) (api.Verdict, error) {
 	if err != nil {
 		return verdict, err
 	}
-	defer m.remove()
+	defer func() { _ = m.remove() }() // what stays behind lies in WorkDir, the caller's to remove
 	consolePath := filepath.Join(cfg.WorkDir, "console.txt")
 	console, err := os.Create(consolePath)
 	if err != nil {

@@ -89,6 +89,9 @@ func emptyDisk(t *testing.T, boot ...byte) Disk {
 
 func TestEmptyDiskHasNoLoader(t *testing.T) {
 	needVM(t)
+	if testing.Short() {
+		t.Skip("starts virtual machines")
+	}
 	for _, c := range []Config{
 		{Firmware: BIOS, Bus: VirtioBlk},
 		{Firmware: BIOS, Bus: VirtioSCSI},
@@ -109,6 +112,9 @@ func TestEmptyDiskHasNoLoader(t *testing.T) {
 // sector writes "HELLO" by the BIOS and stops.
 func TestBootSectorThatHangs(t *testing.T) {
 	needVM(t)
+	if testing.Short() {
+		t.Skip("starts virtual machines")
+	}
 	code := []byte{
 		0xfc,                   // cld
 		0xbe, 0x12, 0x7c, 0xac, // mov $0x7c12,%si; 4: lodsb
