@@ -9,13 +9,23 @@ import (
 	"go/token"
 	"io/fs"
 	"path"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // module is the import path of the tree's top.
 const module = "hyper2kvm/"
+
+// Tree is what the rules look at.
+type Tree struct {
+	Top   []string // names in the top folder
+	Go    []Source
+	Texts []Text // files of other kinds that people wrote
+}
+
+// Text is a file that is not Go.
+type Text struct{ Path, Text string }
 
 // Source is one parsed Go file. Path is relative to the top of the tree.
 type Source struct {
@@ -46,6 +56,21 @@ func (s Source) Imports() []string {
 	return out
 }
 
+// imported is the path of the package that name means in the file, "" where
+// it means none.
+func (s Source) imported(name string) string {
+	for i, p := range s.Imports() {
+		spec := s.File.Imports[i]
+		if spec.Name != nil && spec.Name.Name == name || spec.Name == nil && path.Base(p) == name {
+			return p
+		}
+	}
+	return ""
+}
+
+// line is the line of a node.
+func (s Source) line(n ast.Node) int { return s.Fset.Position(n.Pos()).Line }
+
 // Parse parses one file.
 func Parse(name, text string) (Source, error) {
 	fset := token.NewFileSet()
@@ -56,43 +81,59 @@ func Parse(name, text string) (Source, error) {
 	return Source{Path: name, Lines: strings.Count(text, "\n"), File: f, Fset: fset, Text: text}, nil
 }
 
-// Tree parses every Go file below top, whatever its build tags.
-func Tree(top fs.FS) ([]Source, error) {
-	var out []Source
+// built are the folders that hold no sources.
+func built() []string { return []string{"build", "bin", "demo", ".git"} }
+
+// Read parses every Go file below top, whatever its build tags.
+func Read(top fs.FS) (Tree, error) {
+	var tree Tree
 	err := fs.WalkDir(top, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (name == "build" || name == "bin" || name == "demo" || strings.HasPrefix(d.Name(), ".") && name != "." || d.Name() == "testdata") {
+		if slices.Contains(built(), name) || d.Name() == "testdata" {
 			return fs.SkipDir
 		}
-		if d.IsDir() || filepath.Ext(name) != ".go" {
+		if path.Dir(name) == "." && name != "." {
+			tree.Top = append(tree.Top, name)
+		}
+		if d.IsDir() || path.Ext(name) != ".go" && !written(name) {
 			return nil
 		}
 		data, err := fs.ReadFile(top, name)
 		if err != nil {
 			return err
 		}
-		s, err := Parse(name, string(data))
-		if err == nil {
-			out = append(out, s)
+		if written(name) {
+			tree.Texts = append(tree.Texts, Text{name, string(data)})
+			return nil
 		}
+		s, err := Parse(name, string(data))
+		tree.Go = append(tree.Go, s)
 		return err
 	})
-	return out, err
+	return tree, err
+}
+
+// written says that a file is a text that is not Go.
+func written(name string) bool {
+	return slices.Contains([]string{".md", ".sh", ".txt", ".yml", ".yaml", ".toml", ".html"}, path.Ext(name)) ||
+		slices.Contains([]string{"Makefile", "run"}, path.Base(name))
 }
 
 // room is the part of the tree that a rule is about.
 func room(dir string) string {
 	switch {
-	case strings.HasPrefix(dir, "agent/api"):
+	case within(dir, "agent/api"):
 		return "agent/api"
-	case strings.HasPrefix(dir, "fixes/guest"):
+	case within(dir, "fixes/guest"):
 		return "fixes/guest"
 	}
 	top, _, _ := strings.Cut(dir, "/")
 	return top
 }
+
+func within(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
 
 // arrows says which rooms a room may import, besides itself. agent/api may
 // know a guest's facts: they are part of a report.
@@ -113,3 +154,9 @@ func arrows() map[string][]string {
 
 // fixesFormats are the only formats that a fix may know.
 func fixesFormats() []string { return []string{"formats/regf", "formats/cpio", "formats/kmod"} }
+
+// topLevel is the fixed top of the tree, besides dotfiles.
+func topLevel() []string {
+	return []string{"agent", "initramfs", "livefix", "remote", "image", "fixes", "formats", "buildimage", "tests",
+		"go.mod", "go.sum", "Makefile", "README.md", "LICENSE", "COPYING", "CHANGELOG.md"}
+}

@@ -2,8 +2,6 @@ package arch
 
 import (
 	"fmt"
-	"go/ast"
-	"go/token"
 	"path"
 	"slices"
 	"strings"
@@ -12,7 +10,7 @@ import (
 // Rule finds violations in the whole tree.
 type Rule struct {
 	Name  string
-	Check func([]Source) []string
+	Check func(Tree) []string
 }
 
 // Rules lists all of them.
@@ -22,18 +20,22 @@ func Rules() []Rule {
 		{"outside modules stay in their room", each(placement)},
 		{"mains are small and in their place", each(mains)},
 		{"no exit, init or background below main", each(forbiddenCalls)},
+		{"packages keep no state", each(packageState)},
 		{"files are short", each(fileLength)},
 		{"functions are short", functionLength},
+		{"interfaces are small", each(interfaceSize)},
 		{"every package says what it is for", packageComments},
 		{"every parser has a fuzz target", parsersFuzzed},
-		{"no path of somebody's machine", each(machinePaths)},
+		{"names say what is inside", each(names)},
+		{"the top level is fixed", topNames},
+		{"no path of somebody's machine", machinePaths},
 	}
 }
 
-func each(f func(Source) []string) func([]Source) []string {
-	return func(all []Source) []string {
+func each(f func(Source) []string) func(Tree) []string {
+	return func(tree Tree) []string {
 		var out []string
-		for _, s := range all {
+		for _, s := range tree.Go {
 			out = append(out, f(s)...)
 		}
 		return out
@@ -62,19 +64,22 @@ func importArrows(s Source) []string {
 	return out
 }
 
+// placement keeps big or telling modules where they belong, and parsers from
+// opening anything.
 func placement(s Source) []string {
 	rooms := map[string][]string{
 		"github.com/vmware/govmomi": {"remote/inventory/vsphere"},
 		"github.com/pkg/sftp":       {"livefix/sshguest", "agent/server"},
+		"github.com/spf13/cobra":    {"remote/cli", "livefix/cli"},
 	}
 	var out []string
 	for _, imp := range s.Imports() {
 		for mod, dirs := range rooms {
-			if strings.HasPrefix(imp, mod) && !slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(s.Dir(), d) }) {
+			if within(imp, mod) && !slices.ContainsFunc(dirs, func(d string) bool { return within(s.Dir(), d) }) {
 				out = append(out, fmt.Sprintf("%s: %s belongs in %s", s.Path, mod, strings.Join(dirs, " or ")))
 			}
 		}
-		if strings.HasPrefix(s.Dir(), "formats/") && !s.Test() && (imp == "os" || imp == "os/exec") {
+		if room(s.Dir()) == "formats" && !s.Test() && (imp == "os" || imp == "os/exec") {
 			out = append(out, s.Path+": a parser opens nothing: "+imp)
 		}
 	}
@@ -91,40 +96,10 @@ func mains(s Source) []string {
 	if s.Lines > mainLines {
 		out = append(out, fmt.Sprintf("%s: %d lines, a main has at most %d", s.Path, s.Lines, mainLines))
 	}
-	if dir := path.Dir(s.Dir()); path.Base(dir) != "cmd" {
+	if path.Base(path.Dir(s.Dir())) != "cmd" || path.Base(s.Path) != "main.go" {
 		out = append(out, s.Path+": a main is <area>/cmd/<binary>/main.go")
 	}
 	return out
-}
-
-func forbiddenCalls(s Source) []string {
-	if s.Main() || s.Test() {
-		return nil
-	}
-	var out []string
-	say := func(n ast.Node, what string) {
-		out = append(out, fmt.Sprintf("%s:%d: %s", s.Path, s.Fset.Position(n.Pos()).Line, what))
-	}
-	ast.Inspect(s.File, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.FuncDecl:
-			if n.Recv == nil && n.Name.Name == "init" {
-				say(n, "init()")
-			}
-		case *ast.SelectorExpr:
-			pkg, ok := n.X.(*ast.Ident)
-			if ok && forbidden(pkg.Name+"."+n.Sel.Name) {
-				say(n, pkg.Name+"."+n.Sel.Name)
-			}
-		}
-		return true
-	})
-	return out
-}
-
-func forbidden(name string) bool {
-	return slices.Contains([]string{"os.Exit", "os.Chdir", "log.Fatal", "log.Fatalf", "log.Fatalln",
-		"context.Background", "context.TODO"}, name)
 }
 
 const fileLines = 500
@@ -136,62 +111,33 @@ func fileLength(s Source) []string {
 	return nil
 }
 
-// The lengths of functions, in lines: nine of ten, and all.
-const (
-	mostLines = 40
-	allLines  = 100
-)
+// minComment is the length, in bytes, below which a package comment says nothing.
+const minComment = 40
 
-func functionLength(all []Source) []string {
-	var lengths []int
-	var out []string
-	for _, s := range all {
-		if s.Test() {
-			continue
-		}
-		for _, d := range s.File.Decls {
-			f, ok := d.(*ast.FuncDecl)
-			if !ok {
-				continue
-			}
-			n := lines(s.Fset, f)
-			lengths = append(lengths, n)
-			if n > allLines {
-				out = append(out, fmt.Sprintf("%s: %s has %d lines, at most %d", s.Path, f.Name.Name, n, allLines))
-			}
-		}
-	}
-	slices.Sort(lengths)
-	if len(lengths) > 0 && lengths[len(lengths)*9/10] > mostLines {
-		out = append(out, fmt.Sprintf("a tenth of the functions has more than %d lines", mostLines))
-	}
-	return out
-}
-
-func lines(fset *token.FileSet, n ast.Node) int {
-	return fset.Position(n.End()).Line - fset.Position(n.Pos()).Line + 1
-}
-
-func packageComments(all []Source) []string {
+func packageComments(tree Tree) []string {
 	said := map[string]bool{}
-	for _, s := range all {
-		if s.Test() && !onlyTests(all, s.Dir()) {
+	for _, s := range tree.Go {
+		if s.Test() && !onlyTests(tree, s.Dir()) {
 			continue
 		}
-		said[s.Dir()] = said[s.Dir()] || s.File.Doc != nil && len(s.File.Doc.Text()) > 20
+		said[s.Dir()] = said[s.Dir()] || s.File.Doc != nil && len(s.File.Doc.Text()) > minComment
 	}
+	return missing(said, "no package comment that says what it is for")
+}
+
+func onlyTests(tree Tree, dir string) bool {
+	return !slices.ContainsFunc(tree.Go, func(s Source) bool { return s.Dir() == dir && !s.Test() })
+}
+
+func missing(there map[string]bool, what string) []string {
 	var out []string
-	for dir, ok := range said {
+	for dir, ok := range there {
 		if !ok {
-			out = append(out, dir+": no package comment")
+			out = append(out, dir+": "+what)
 		}
 	}
 	slices.Sort(out)
 	return out
-}
-
-func onlyTests(all []Source, dir string) bool {
-	return !slices.ContainsFunc(all, func(s Source) bool { return s.Dir() == dir && !s.Test() })
 }
 
 // noParser are the packages under formats that parse nothing themselves.
@@ -199,31 +145,62 @@ func noParser() []string {
 	return []string{"formats", "formats/formatstest", "formats/blockcache", "formats/raw"}
 }
 
-func parsersFuzzed(all []Source) []string {
+func parsersFuzzed(tree Tree) []string {
 	fuzzed := map[string]bool{}
-	for _, s := range all {
+	for _, s := range tree.Go {
 		dir := s.Dir()
 		if room(dir) != "formats" || slices.Contains(noParser(), dir) {
 			continue
 		}
 		fuzzed[dir] = fuzzed[dir] || s.Test() && strings.Contains(s.Text, "\nfunc Fuzz")
 	}
+	return missing(fuzzed, "no fuzz target")
+}
+
+// names refuses packages that say nothing, and files that a build for Linux
+// would silently leave out.
+func names(s Source) []string {
 	var out []string
-	for dir, ok := range fuzzed {
-		if !ok {
-			out = append(out, dir+": no fuzz target")
+	if slices.Contains([]string{"util", "utils", "common", "helpers", "misc", "pkg", "base"}, path.Base(s.Dir())) {
+		out = append(out, s.Dir()+": a folder's name says what is inside")
+	}
+	name := strings.TrimSuffix(strings.TrimSuffix(path.Base(s.Path), ".go"), "_test")
+	for _, system := range []string{"windows", "darwin", "freebsd", "openbsd", "netbsd", "solaris", "android", "plan9"} {
+		if strings.HasSuffix(name, "_"+system) {
+			out = append(out, s.Path+": a guest's system is a folder, never a suffix: Go leaves this file out")
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 
-func machinePaths(s Source) []string {
-	// Written in parts, so that this file does not name them either.
-	for _, p := range []string{"/wo" + "rk/main", "shared/" + "DESIGN", "shared/" + "facts", "/fa" + "rm/"} {
-		if strings.Contains(s.Text, p) {
-			return []string{s.Path + ": names " + p}
+func topNames(tree Tree) []string {
+	var out []string
+	for _, name := range tree.Top {
+		if !strings.HasPrefix(name, ".") && !slices.Contains(topLevel(), name) && !slices.Contains(built(), name) {
+			out = append(out, name+": not of the top level")
 		}
 	}
-	return nil
+	return out
+}
+
+// machinePaths finds names that mean something on one machine only. They are
+// written in parts, so that this file does not name them either.
+func machinePaths(tree Tree) []string {
+	var out []string
+	look := func(name, text string) {
+		for _, p := range []string{"/wo" + "rk/", "shared/" + "DESIGN", "shared/" + "facts", "/fa" + "rm/", "/home" + "/"} {
+			for i, l := range strings.Split(text, "\n") {
+				if strings.Contains(l, p) {
+					out = append(out, fmt.Sprintf("%s:%d: names %s", name, i+1, p))
+				}
+			}
+		}
+	}
+	for _, s := range tree.Go {
+		look(s.Path, s.Text)
+	}
+	for _, t := range tree.Texts {
+		look(t.Path, t.Text)
+	}
+	return out
 }
