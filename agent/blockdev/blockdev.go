@@ -200,7 +200,7 @@ func (d *Devices) run(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1")
 	out, err := cmd.Output()
 	d.cfg.Log.Debug("ran", "args", args, "stdout", string(out), "stderr", stderr.String(), "err", err)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -21,11 +20,11 @@ import (
 // whole check, and is refused if that finds any; one that says nothing gets the
 // quick one: a whole check reads all metadata, which is most of what a repair
 // would cost.
-func (r *run) checkBefore(ctx context.Context, given *guest.Facts) error {
+func (r *run) checkBefore(ctx context.Context) error {
 	for _, m := range r.session.mounts {
 		if m.fs.Note == probe.NeedsReplay {
 			m.fs.Note = ""
-			given.Warnings = append(given.Warnings, fmt.Sprintf("%s was not unmounted: its journal was replayed", sourceName(m.fs)))
+			r.warn("%s was not unmounted: its journal was replayed", sourceName(m.fs))
 		}
 		if err := r.check(ctx, m, m.fs.Note == probe.HasErrors); err != nil {
 			return err

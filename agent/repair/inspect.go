@@ -29,6 +29,9 @@ func (r *run) inspect(ctx context.Context) error {
 	if err != nil {
 		return api.NewError(api.CodeSourceRead, "scan disks", r.plan.Name, err)
 	}
+	for _, w := range devices.Warnings {
+		r.warn("%s", w)
+	}
 	given := &guest.Facts{
 		Disks: devices.Disks, Filesystems: devices.Filesystems, Warnings: devices.Warnings,
 		Firmware: r.plan.Machine.Firmware, TargetBus: "virtio",
@@ -43,7 +46,7 @@ func (r *run) inspect(ctx context.Context) error {
 		return err
 	}
 	if r.writes() {
-		if err := r.checkBefore(ctx, given); err != nil {
+		if err := r.checkBefore(ctx); err != nil {
 			return err
 		}
 	}
@@ -60,7 +63,7 @@ func (r *run) collect(given *guest.Facts) error {
 	}
 	r.facts = inspect.Inspect(r.session.root, *given)
 	r.report.Guest = r.facts
-	for _, w := range r.facts.Warnings {
+	for _, w := range r.facts.Warnings[len(given.Warnings):] {
 		r.warn("%s", w)
 	}
 	r.notice("%s, %s, %s, %d kernels, boots by %s", cmp.Or(r.facts.OS.Name, "unknown system"),

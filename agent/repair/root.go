@@ -105,7 +105,9 @@ func (r *run) noRoot(given *guest.Facts, failed []error) error {
 	case damaged:
 		return api.NewError(api.CodeGuestDamaged, action, r.plan.Name, errors.Join(failed...))
 	}
-	return api.Errorf(api.CodeNoRoot, action, r.plan.Name, "no system was found; the disks hold: %s", list(seen))
+	e := api.Errorf(api.CodeNoRoot, action, r.plan.Name, "no system was found; the disks hold: %s", list(seen))
+	e.Detail = strings.Join(r.report.Warnings, "\n")
+	return e
 }
 
 func list(words []string) string {
