@@ -56,6 +56,7 @@ type app struct {
 	events   string
 	imageDir string
 	exit     int
+	started  bool   // the command line was read; what fails now is no usage error
 	printed  bool   // the JSON document
 	job      string // the job folder of the run, where it has one that stays
 }
@@ -65,8 +66,6 @@ func Main(ctx context.Context, env Env) int {
 	a := &app{Env: env, out: &printer{w: env.Stdout}}
 	root := a.root()
 	root.SetArgs(env.Args)
-	root.SetOut(a.out)
-	root.SetErr(env.Stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil && a.out.err != nil {
 		err = api.NewError(api.CodeOutput, "print to", "stdout", a.out.err)
@@ -93,6 +92,7 @@ func (a *app) root() *cobra.Command {
 			if err := config.Environment(cmd.Flags(), a.Getenv); err != nil {
 				return usage("%w", err)
 			}
+			a.started = true
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -108,27 +108,53 @@ func (a *app) root() *cobra.Command {
 		a.resumeCommand(), a.diskCommand(), a.imageCommand(), a.doctorCommand(), a.demoCommand(),
 		a.versionCommand(), a.manCommand(),
 	)
+	root.SetOut(a.out) // before the completion command, which keeps it
+	root.SetErr(a.Stderr)
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" {
+			c.RunE = onlyHolds(c)
+		}
+	}
 	return root
+}
+
+// helpCommand is cobra's, but asking for what is not there is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage("unknown command %q", strings.Join(args, " "))
+			}
+			return found.Help()
+		},
+	}
 }
 
 // group makes a command that only holds others.
 func group(name, short string, commands ...*cobra.Command) *cobra.Command {
-	var names []string
-	for _, c := range commands {
-		names = append(names, c.Name())
-	}
-	cmd := &cobra.Command{
-		Use:   name,
-		Short: short,
-		RunE: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage("unknown command %q for h2k %s; nearest is %q", args[0], name, plan.Nearest(args[0], names))
-			}
-			return usage("h2k %s takes one of: %s", name, strings.Join(names, ", "))
-		},
-	}
+	cmd := &cobra.Command{Use: name, Short: short}
 	cmd.AddCommand(commands...)
+	cmd.RunE = onlyHolds(cmd)
 	return cmd
+}
+
+// onlyHolds runs a command that does nothing itself: it says what it holds.
+func onlyHolds(cmd *cobra.Command) func(*cobra.Command, []string) error {
+	return func(_ *cobra.Command, args []string) error {
+		var names []string
+		for _, c := range cmd.Commands() {
+			names = append(names, c.Name())
+		}
+		if len(args) > 0 {
+			return usage("unknown command %q for %s; nearest is %q", args[0], cmd.CommandPath(), plan.Nearest(args[0], names))
+		}
+		return usage("%s takes one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
+	}
 }
 
 // usage makes a usage error.

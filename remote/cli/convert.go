@@ -245,6 +245,9 @@ func (a *app) resumeCommand() *cobra.Command {
 			if err != nil {
 				return api.NewError(api.CodeJob, "resume", name, err)
 			}
+			if err := checkWords(p); err != nil {
+				return err
+			}
 			return a.run(cmd.Context(), p, dir, a.convertView())
 		},
 	}

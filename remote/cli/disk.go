@@ -1,9 +1,9 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -35,18 +35,88 @@ func (a *app) diskInfoCommand() *cobra.Command {
 
 func (a *app) showDisks(r *api.Report) {
 	for _, d := range r.Disks {
-		rows := [][]string{
+		a.table([][]string{
 			{"image", d.Source},
-			{"format", d.Format + " " + d.Variant},
-			{"virtual size", fmt.Sprintf("%s (%d bytes)", size(d.Size), d.Size)},
-			{"allocated", fmt.Sprintf("%s (%d bytes)", size(d.Allocated), d.Allocated)},
-		}
-		a.table(rows)
-		// The images of the chain, field by field, as the formats name them.
-		if data, err := json.MarshalIndent(d.Info, "", "  "); err == nil && !bytes.Equal(data, []byte("null")) {
-			a.printf("%s\n", safeLines(string(data)))
+			{"format", strings.TrimSpace(d.Format + " " + d.Variant)},
+			{"virtual size", bytesOf(d.Size)},
+			{"allocated", bytesOf(d.Allocated)},
+		})
+		for _, i := range chainOf(d.Info) {
+			a.showImage(i)
 		}
 	}
+}
+
+// bytesOf is a number of bytes for people and, behind it, in full.
+func bytesOf(n int64) string { return fmt.Sprintf("%s (%d bytes)", size(n), n) }
+
+// imageInfo is the JSON form of one image of a chain. A report comes from this
+// process or over the wire: that form is what both have in common.
+type imageInfo struct {
+	Path string `json:"path"`
+	Info struct {
+		Format      string `json:"format"`
+		Variant     string `json:"variant"`
+		Size        int64  `json:"virtual_size"`
+		ClusterSize int64  `json:"cluster_size"`
+		SectorSize  int64  `json:"sector_size"`
+		ID          string `json:"id"`
+		ContentID   string `json:"content_id"`
+		Parent      *struct{ Name, Format, ID, ContentID string }
+		Fields      []struct{ Name, Value string }
+		Warnings    []string
+	} `json:"info"`
+	Files []string `json:"files"`
+}
+
+// chainOf reads the images of a chain, newest first, from what a report has of them.
+func chainOf(info any) []imageInfo {
+	data, err := json.Marshal(info)
+	if err != nil {
+		return nil
+	}
+	var chain []imageInfo
+	if err := json.Unmarshal(data, &chain); err != nil {
+		return nil // of an agent that reports less; the disk itself is shown
+	}
+	return chain
+}
+
+// showImage prints every field of an image, as its format names it.
+func (a *app) showImage(i imageInfo) {
+	in := i.Info
+	var text []string
+	add := func(name, value string) {
+		if value != "" {
+			text = append(text, fmt.Sprintf("  %s: %s", safe(name), safe(value)))
+		}
+	}
+	add("format", strings.TrimSpace(in.Format+" "+in.Variant))
+	add("virtual size", bytesOf(in.Size))
+	if in.ClusterSize > 0 {
+		add("cluster size", bytesOf(in.ClusterSize))
+	}
+	if in.SectorSize > 0 {
+		add("sector size", fmt.Sprintf("%d bytes", in.SectorSize))
+	}
+	add("id", in.ID)
+	add("content id", in.ContentID)
+	if p := in.Parent; p != nil {
+		add("parent", p.Name)
+		add("parent format", p.Format)
+		add("parent id", p.ID)
+		add("parent content id", p.ContentID)
+	}
+	for _, f := range in.Fields {
+		add(f.Name, f.Value)
+	}
+	for _, f := range i.Files {
+		add("data in", short(f))
+	}
+	for _, w := range in.Warnings {
+		add("warning", w)
+	}
+	a.printf("\n%s\n%s\n", short(i.Path), strings.Join(text, "\n"))
 }
 
 func (a *app) diskConvertCommand() *cobra.Command {

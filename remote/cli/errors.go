@@ -104,7 +104,9 @@ func quoted(path string) string {
 // fail prints the error and returns its exit code.
 func (a *app) fail(err error) int {
 	e := api.AsError(err)
-	if e.Code == api.CodeInternal && isUsage(err) {
+	if e.Code == api.CodeInternal && !a.started {
+		// cobra has no type for what it finds wrong with a command line, but
+		// nothing else can fail before a command starts.
 		e = api.NewError(api.CodeUsage, "read command line", "", err)
 	}
 	adv := advise(e.Code)
@@ -137,15 +139,4 @@ func (a *app) failJSON(e *api.Error, adv advice) {
 		Exit int    `json:"exit"`
 	}{e, a.next(adv), adv.exit}) // strings and numbers always marshal
 	fmt.Fprintf(a.Stderr, "%s\n", line)
-}
-
-// isUsage recognises the errors that cobra makes of its own: it has no type
-// for them.
-func isUsage(err error) bool {
-	for _, start := range []string{"unknown command", "required flag", "unknown flag", "unknown shorthand flag", "if any flags in the group"} {
-		if strings.HasPrefix(err.Error(), start) {
-			return true
-		}
-	}
-	return false
 }
