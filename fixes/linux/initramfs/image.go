@@ -141,8 +141,10 @@ func (img *image) has(name string) bool {
 // modulesDir is where the image keeps the modules of a kernel version.
 func (img *image) modulesDir(version string) string {
 	for _, dir := range []string{"usr/lib/modules/" + version, "lib/modules/" + version} {
-		if _, ok := img.members[dir]; ok {
-			return dir
+		for name := range img.members {
+			if strings.HasPrefix(name, dir+"/") {
+				return dir
+			}
 		}
 	}
 	if img.usrMerge {

@@ -143,8 +143,14 @@ func (p *plan) repair(c *checked) error {
 func required() []string { return []string{"virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"} }
 
 // wanted are drivers that are put in beside the required ones, where the kernel
-// has them: the NIC, and SATA as a way out.
-func wanted() []string { return []string{"virtio_net", "ahci"} }
+// has them: SATA as a way out, and the NIC, but not where the image has no
+// rules for its name: then it is better loaded once the guest's own are there.
+func (c *checked) wanted() []string {
+	if c.hasUnder("systemd/network") {
+		return []string{"ahci", "virtio_net"}
+	}
+	return []string{"ahci"}
+}
 
 // checked is one kernel and what its image lacks.
 type checked struct {

@@ -82,7 +82,7 @@ func moduleNames(members []cpio.Member) []string {
 func (c *checked) addModules(tree guest.FS) ([]cpio.Member, error) {
 	dir := c.img.modulesDir(c.version)
 	have := c.img.modules(dir)
-	list, _ := c.deps.Closure(slices.Concat(c.loadable, wanted())...)
+	list, _ := c.deps.Closure(slices.Concat(c.loadable, c.wanted())...)
 	var out []cpio.Member
 	var added []*kmod.Module
 	for _, m := range list {
@@ -317,7 +317,8 @@ func (p *plan) pack(c *checked, members []cpio.Member) (content []byte, how stri
 			return nil, "", err
 		}
 		_, err := w.Write(plain.Bytes())
-		return out.Bytes(), "lz4", errors.Join(err, w.Close())
+		err = errors.Join(err, w.Close())
+		return out.Bytes(), "lz4", err
 	case p.takesGzip(c):
 		out.Write(padding)
 		w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)

@@ -19,7 +19,7 @@ const (
 	toolsPolicy  = "etc/initramfs-tools/conf.d/zz-hyper2kvm"
 	dracutConf   = "etc/dracut.conf.d/90-hyper2kvm.conf"
 
-	comment = "# hyper2kvm: drivers of the disks and the network of KVM\n"
+	comment = "# hyper2kvm: drivers of the disks of KVM\n"
 )
 
 // regenerate runs the guest's generator for one kernel.
