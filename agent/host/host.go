@@ -5,7 +5,9 @@ package host
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,7 +159,11 @@ func (h Host) image() api.Check {
 			newest = s.ModTime()
 		}
 	}
-	if err := verifySums(h.ImageDir); err != nil {
+	switch err := verifySums(h.ImageDir); {
+	case errors.Is(err, fs.ErrNotExist):
+		c.Needed, c.Detail = false, fmt.Sprintf("%s, not verified: %v", h.ImageDir, err)
+		return c
+	case err != nil:
 		c.Detail = err.Error()
 		return c
 	}

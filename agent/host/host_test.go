@@ -60,6 +60,7 @@ func TestBareHostIsToldWhatToInstall(t *testing.T) {
 		"ID=fedora\n": {"dnf install qemu-system-x86-core", "dnf install edk2-ovmf"},
 		"ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n": {"qemu-kvm", "dnf install edk2-ovmf"},
 		"ID=opensuse-leap\nID_LIKE=\"suse opensuse\"\n":  {"zypper install qemu-x86", "zypper install qemu-ovmf-x86_64"},
+		"ID=arch\n":      {"pacman -S qemu-system-x86", "pacman -S edk2-ovmf"},
 		"ID=slackware\n": {"package manager", "package manager"},
 	} {
 		checks := bare(t, osRelease).Checks(t.Context())
@@ -91,6 +92,18 @@ func TestImage(t *testing.T) {
 	if c := h.image(); !c.OK || !strings.Contains(c.Detail, "0 minutes ago") {
 		t.Errorf("good image: %+v", c)
 	}
+	list := filepath.Join(h.ImageDir, sumsFile)
+	write(t, list, sums[:strings.Index(sums, "\n")+1])
+	if c := h.image(); c.OK || !c.Needed || !strings.Contains(c.Detail, "does not name initramfs.img") {
+		t.Errorf("list of half an image: %+v", c)
+	}
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	if c := h.image(); c.OK || c.Needed || c.Fix == "" {
+		t.Errorf("image without a list: %+v", c)
+	}
+	write(t, list, sums)
 	h.Now = func() time.Time { return time.Now().Add(2 * imageMaxAge) }
 	if c := h.image(); c.OK || c.Needed || c.Fix == "" {
 		t.Errorf("old image: %+v", c)

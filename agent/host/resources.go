@@ -4,13 +4,12 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,17 +21,16 @@ import (
 // sumsFile lists the SHA-256 of each file of an image, as sha256sum writes it.
 const sumsFile = "SHA256SUMS"
 
-// verifySums compares the files of an image with its list. An image without a
-// list is taken as it is: a user may have put it together by hand.
+// verifySums compares the files of an image with its list, which must name
+// each part. It says fs.ErrNotExist where there is no list: a user may have
+// put the image together by hand.
 func verifySums(dir string) error {
 	f, err := os.Open(filepath.Join(dir, sumsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	left := imageFiles()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		want, name, ok := strings.Cut(lines.Text(), " ")
@@ -47,8 +45,15 @@ func verifySums(dir string) error {
 		if got != want {
 			return fmt.Errorf("%s in %s is not what %s says", name, dir, sumsFile)
 		}
+		left = slices.DeleteFunc(left, func(n string) bool { return n == name })
 	}
-	return lines.Err()
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", sumsFile, err)
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%s in %s does not name %s", sumsFile, dir, strings.Join(left, ", "))
+	}
+	return nil
 }
 
 func digest(path string) (string, error) {
