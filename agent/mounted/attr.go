@@ -32,7 +32,7 @@ func (r *Root) Attr(name string) (guest.Attr, error) {
 	if err != nil {
 		return guest.Attr{}, err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	if attr.Xattrs, err = xattrs(fd); err != nil {
 		return guest.Attr{}, &fs.PathError{Op: "attr", Path: name, Err: err}
 	}

@@ -83,7 +83,7 @@ func (r *Root) ReadDir(name string) ([]fs.DirEntry, error) {
 	if err != nil {
 		return nil, pathError("readdir", name, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // read only
 	d, ok := f.(*dir)
 	if !ok {
 		return nil, &fs.PathError{Op: "readdir", Path: name, Err: unix.ENOTDIR}
@@ -109,7 +109,7 @@ func readDir(root *Root, fd int, name string) ([]fs.DirEntry, error) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := unix.Getdents(fd, buf)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {

@@ -22,7 +22,7 @@ func (r *Root) Mount(source, name, kind string, flags uintptr, data string) (str
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	if err := unix.Mount(source, "/proc/self/fd/"+strconv.Itoa(fd), kind, flags, data); err != nil {
 		return "", &fs.PathError{Op: "mount", Path: name, Err: fmt.Errorf("%s (%s): %w", source, kind, err)}
 	}

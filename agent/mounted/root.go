@@ -57,6 +57,9 @@ func (r *Root) Close() error {
 	return nil
 }
 
+// closeFD closes a descriptor that nothing was written through.
+func closeFD(fd int) { _ = unix.Close(fd) }
+
 // Path is the folder the tree is mounted on.
 func (r *Root) Path() string { return r.path }
 
@@ -113,7 +116,7 @@ func (r *Root) stat(op, name string, nofollow int) (unix.Stat_t, error) {
 	if err != nil {
 		return st, err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	if err := unix.Fstat(fd, &st); err != nil {
 		return st, &fs.PathError{Op: op, Path: name, Err: err}
 	}
@@ -144,7 +147,7 @@ func (r *Root) openFile(op, name string, flags int) (int, unix.Stat_t, error) {
 		err = unix.SetNonblock(fd, false)
 	}
 	if err != nil {
-		unix.Close(fd)
+		closeFD(fd)
 		return -1, after, &fs.PathError{Op: op, Path: name, Err: err}
 	}
 	return fd, after, nil
@@ -174,12 +177,12 @@ func (r *Root) ReadLink(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	buf := make([]byte, unix.PathMax)
 	// An empty name reads the link that the descriptor itself stands for
 	// (readlinkat(2), Linux 2.6.39); what is no link gives ENOENT then.
 	n, err := unix.Readlinkat(fd, "", buf)
-	if err == unix.ENOENT || err == unix.EINVAL {
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) {
 		err = fmt.Errorf("not a symbolic link: %w", fs.ErrInvalid)
 	}
 	if err != nil {
@@ -195,7 +198,7 @@ func (r *Root) Space(name string) (bytes, inodes int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {
 		return 0, 0, &fs.PathError{Op: "statfs", Path: name, Err: err}

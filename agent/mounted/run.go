@@ -137,7 +137,7 @@ func (r *Runner) enter() error {
 	if err != nil {
 		return err
 	}
-	defer here.Close()
+	defer func() { _ = here.Close() }() // opens nothing
 	for _, m := range []struct {
 		name, source, kind string
 		flags              uintptr
@@ -157,7 +157,7 @@ func (r *Runner) enter() error {
 			return err
 		}
 		err = unix.Mount(m.source, "/proc/self/fd/"+strconv.Itoa(fd), m.kind, m.flags, "")
-		unix.Close(fd)
+		closeFD(fd)
 		if err != nil {
 			return fmt.Errorf("mount /%s: %w", m.name, err)
 		}

@@ -47,7 +47,7 @@ func (r *Root) Write(name string, content io.Reader, attr guest.Attr) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(folder)
+	defer closeFD(folder)
 	if err := checkRegular(folder, base); err != nil {
 		return &fs.PathError{Op: "write", Path: name, Err: err}
 	}
@@ -109,7 +109,7 @@ func (r *Root) Mkdir(name string, attr guest.Attr) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(folder)
+	defer closeFD(folder)
 	if err := unix.Mkdirat(folder, base, 0o700); err != nil {
 		return &fs.PathError{Op: "mkdir", Path: name, Err: err}
 	}
@@ -125,7 +125,7 @@ func setDirAttr(folder int, base string, attr guest.Attr) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer closeFD(fd)
 	if err := setAttr(fd, attr); err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func (r *Root) Symlink(target, name string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(folder)
+	defer closeFD(folder)
 	temp := tempName()
 	if err := unix.Symlinkat(target, folder, temp); err != nil {
 		return &fs.PathError{Op: "symlink", Path: name, Err: err}
@@ -156,9 +156,9 @@ func (r *Root) Remove(name string) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(folder)
+	defer closeFD(folder)
 	err = unix.Unlinkat(folder, base, 0)
-	if err == unix.EISDIR || err == unix.EPERM {
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) {
 		if e := unix.Unlinkat(folder, base, unix.AT_REMOVEDIR); e != unix.ENOTDIR {
 			err = e
 		}

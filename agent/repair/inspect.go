@@ -129,9 +129,9 @@ func wanted(point string) bool {
 
 // mountEntries mounts fstab's entries, shortest mount point first. One that does
 // not mount is a warning: the guest may get on without.
-func (r *run) mountEntries(given *guest.Facts, entries []inspect.FstabEntry) {
-	entries = slices.DeleteFunc(slices.Clone(entries), func(e inspect.FstabEntry) bool { return !wanted(e.Point) })
-	slices.SortStableFunc(entries, func(a, b inspect.FstabEntry) int { return len(a.Point) - len(b.Point) })
+func (r *run) mountEntries(given *guest.Facts, entries []guest.FstabEntry) {
+	entries = slices.DeleteFunc(slices.Clone(entries), func(e guest.FstabEntry) bool { return !wanted(e.Point) })
+	slices.SortStableFunc(entries, func(a, b guest.FstabEntry) int { return len(a.Point) - len(b.Point) })
 	for _, e := range entries {
 		if mountable(e.Type) == "" && e.Type != "auto" {
 			continue // tmpfs, bind, nfs

@@ -81,6 +81,10 @@ func (a *Agent) Run(ctx context.Context, plan *api.Plan, _ string, events api.Si
 	return r.report, err
 }
 
+// closeTime is the most that taking volumes down may take: some seconds even
+// where the machine is emulated.
+const closeTime = 2 * time.Minute
+
 func (r *run) whole(ctx context.Context) error {
 	if err := r.plan.Check(); err != nil {
 		return api.NewError(api.CodeUsage, "check plan", r.plan.Name, err)
@@ -96,7 +100,9 @@ func (r *run) whole(ctx context.Context) error {
 	r.stage = r.plan.Stages[0]
 	err := r.inside(ctx)
 	// What was mounted comes down even when the run was interrupted.
-	if e := r.close(context.WithoutCancel(ctx)); err == nil {
+	down, stop := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer stop()
+	if e := r.close(down); err == nil {
 		err = e
 	}
 	return err

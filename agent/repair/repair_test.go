@@ -257,6 +257,9 @@ func TestInspect(t *testing.T) {
 	if g.OS.ID != "debian" || g.Hostname != "web01" || len(g.Kernels) != 1 || g.Firmware != "bios" || g.Arch != "x86_64" || g.Init != "systemd" {
 		t.Errorf("facts %+v", g)
 	}
+	if len(g.Fstab) != 2 || g.Fstab[0].UUID != rootUUID || g.Fstab[1].UUID != swapUUID {
+		t.Errorf("fstab %+v", g.Fstab)
+	}
 	if len(g.Mounts) != 1 || g.Mounts[0].Spec != "/dev/sda1" || g.Mounts[0].Free < 20<<20 || g.Mounts[0].Inodes < 100 {
 		t.Errorf("mounts %+v", g.Mounts)
 	}
@@ -444,7 +447,15 @@ func TestBtrfsVolume(t *testing.T) {
 		tool(t, "btrfs", "subvolume", "snapshot", filepath.Join(dir, "@"), filepath.Join(dir, "snapshots/1"))
 		tool(t, "btrfs", "subvolume", "snapshot", filepath.Join(dir, "@"), filepath.Join(dir, "@before"))
 	})
-	report, err := run(t, plan(api.FixOptions{}, mend(), attach(t, image)))
+	device := attach(t, image)
+	before := digest(t, image)
+	_, err := run(t, plan(api.FixOptions{}, look(), device))
+	must(t, err)
+	tool(t, "sync", image)
+	if digest(t, image) != before {
+		t.Error("looking changed the disk")
+	}
+	report, err := run(t, plan(api.FixOptions{}, mend(), device))
 	must(t, err)
 	if m := report.Guest.Mounts; len(m) != 1 || m[0].Opts != "subvol=@" {
 		t.Errorf("mounts %+v", m)

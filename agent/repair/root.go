@@ -139,7 +139,7 @@ func identify(at string) (*guest.OS, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // opens nothing
 	if _, err := root.ReadDir("."); err != nil {
 		return nil, fmt.Errorf("read root folder: %w", err)
 	}
@@ -188,7 +188,7 @@ func rootVolume(at string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer tree.Close()
+	defer func() { _ = tree.Close() }() // opens nothing
 	entries, err := tree.ReadDir(".")
 	if err != nil {
 		return "", err

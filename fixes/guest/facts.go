@@ -1,5 +1,7 @@
 package guest
 
+import "strings"
+
 // Facts is what INSPECT found of a guest; fixes decide on facts alone, reports
 // print them, and they travel as JSON. Sizes are in bytes, UUIDs in the form
 // that blkid prints.
@@ -13,6 +15,7 @@ type Facts struct {
 	Disks       []Disk       `json:"disks"`
 	Filesystems []Filesystem `json:"filesystems"` // every block device with content, partitions and logical volumes alike
 	Mounts      []Mount      `json:"mounts"`      // how the tree was put together, root first
+	Fstab       []FstabEntry `json:"fstab,omitempty"`
 
 	Kernels   []Kernel   `json:"kernels"`
 	Initramfs string     `json:"initramfs,omitempty"` // generator: "initramfs-tools", "dracut", "mkinitcpio", "mkinitfs", "mkinitrd"
@@ -88,6 +91,27 @@ type Mount struct {
 	Opts   string `json:"options,omitempty"`
 	Free   int64  `json:"free"`
 	Inodes int64  `json:"free_inodes"` // -1 where the file system has no fixed number
+}
+
+// FstabEntry is one line of etc/fstab (fstab(5)), its escapes undone.
+type FstabEntry struct {
+	Spec    string   `json:"spec"`
+	Point   string   `json:"point"`
+	Type    string   `json:"type"`
+	Options []string `json:"options"`
+	// UUID is that of the file system of the guest that Spec means, "" when none
+	// of its disks has it.
+	UUID string `json:"uuid,omitempty"`
+}
+
+// Option gives the value of an option, and whether it is there.
+func (e FstabEntry) Option(name string) (string, bool) {
+	for _, o := range e.Options {
+		if key, value, _ := strings.Cut(o, "="); key == name {
+			return value, true
+		}
+	}
+	return "", false
 }
 
 // Kernel is one installed kernel.

@@ -26,6 +26,7 @@ func Inspect(tree guest.FS, given guest.Facts) *guest.Facts {
 	out := given
 	f := &finder{tree: tree, facts: &out}
 	f.system()
+	f.fstab()
 	f.kernels()
 	out.Initramfs = f.generator()
 	f.loader()
@@ -61,7 +62,7 @@ func readUpTo(tree guest.FS, name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // read only
 	if info, err := file.Stat(); err != nil {
 		return nil, err
 	} else if info.IsDir() {

@@ -296,7 +296,7 @@ func TestVersions(t *testing.T) {
 
 func TestFstab(t *testing.T) {
 	got := inspect.Fstab([]byte("# c\n/dev/sda1 / ext4 errors=remount-ro,subvol=@ 0 1\n\nLABEL=a\\040b /mnt/my\\040disk\nshort\n"))
-	want := []inspect.FstabEntry{
+	want := []guest.FstabEntry{
 		{Spec: "/dev/sda1", Point: "/", Type: "ext4", Options: []string{"errors=remount-ro", "subvol=@"}},
 		{Spec: "LABEL=a b", Point: "/mnt/my disk", Type: "auto", Options: []string{"defaults"}},
 	}

@@ -3,7 +3,6 @@ package inspect
 import (
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 
 	"hyper2kvm/fixes/guest"
@@ -183,64 +182,4 @@ func (f *finder) firmwareOfDisks() string {
 		return "uefi"
 	}
 	return "bios"
-}
-
-// Fstab reads etc/fstab (fstab(5)); lines with fewer than two fields are left out.
-func Fstab(data []byte) []FstabEntry {
-	var out []FstabEntry
-	for _, l := range lines(data) {
-		w := strings.Fields(l)
-		if len(w) < 2 {
-			continue
-		}
-		w = append(w, "auto", "defaults")
-		out = append(out, FstabEntry{Spec: unescapeFstab(w[0]), Point: unescapeFstab(w[1]), Type: w[2], Options: strings.Split(w[3], ",")})
-	}
-	return out
-}
-
-// FstabEntry is one line of fstab.
-type FstabEntry struct {
-	Spec, Point, Type string
-	Options           []string
-}
-
-// Option gives the value of an option, and whether it is there.
-func (e FstabEntry) Option(name string) (string, bool) {
-	for _, o := range e.Options {
-		if key, value, _ := strings.Cut(o, "="); key == name {
-			return value, true
-		}
-	}
-	return "", false
-}
-
-// unescapeFstab undoes the \040 and its like (getmntent(3)).
-func unescapeFstab(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
-}
-
-// IsRoot reports whether a tree is the root of an installed system, also when
-// its /usr lies on another file system.
-func IsRoot(tree guest.FS) bool {
-	there := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(n string) bool {
-			_, err := tree.Lstat(n)
-			return err == nil
-		})
-	}
-	return there("bin", "usr/bin", "sbin") &&
-		there("etc/os-release", "etc/fstab", "etc/redhat-release", "etc/SuSE-release", "etc/debian_version", "usr/lib/os-release") &&
-		there("etc/passwd", "etc/shadow", "etc/inittab", "etc/hostname", "etc/fstab", "etc/systemd")
 }

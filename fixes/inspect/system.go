@@ -102,7 +102,7 @@ func (f *finder) arch() string {
 			continue
 		}
 		_, err = io.ReadFull(file, h)
-		file.Close()
+		_ = file.Close() // read only
 		if err != nil || !bytes.HasPrefix(h, []byte("\x7fELF")) {
 			continue
 		}

@@ -3,6 +3,7 @@ package table
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -32,7 +33,7 @@ type header struct {
 // readGPT reads the primary header, or else the backup at the end of the disk.
 // It reports false if neither is there.
 func (t *Table) readGPT(r io.ReaderAt, size, sector int64) (bool, error) {
-	other := int64(512 + 4096 - sector)
+	other := 512 + 4096 - sector
 	for _, try := range []struct {
 		sector, at int64
 		warning    string
@@ -62,7 +63,7 @@ func (t *Table) readGPT(r io.ReaderAt, size, sector int64) (bool, error) {
 // nil for what is no valid header.
 func readHeader(r io.ReaderAt, at, sector, size int64) (*header, error) {
 	raw, err := readAt(r, at, 512, size)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, nil
 	}
 	if err != nil {
@@ -88,7 +89,7 @@ func readHeader(r io.ReaderAt, at, sector, size int64) (*header, error) {
 		return nil, nil
 	}
 	h.entries, err = readAt(r, h.entriesAt*sector, h.count*h.entrySz, size)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, nil
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package table
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 
@@ -83,7 +84,7 @@ func (t *Table) readLogical(r io.ReaderAt, extended mbrEntry, number int, size, 
 	here := first
 	for range maxLogical {
 		ebr, err := readAt(r, here*sector, mbrSize, size)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			t.warn("an extended boot record lies past the end of the disk")
 			return number, nil
 		}
