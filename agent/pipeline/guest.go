@@ -1,0 +1,128 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/helper"
+	"hyper2kvm/image/nbd"
+	"hyper2kvm/image/overlay"
+)
+
+// inHelper boots the helper VM with the overlays attached, runs the plan that
+// rewrite makes of ours there, and takes everything down again.
+func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.Plan) (*api.Report, error) {
+	dir, err := os.MkdirTemp(r.cfg.TempDir, "h2k-")
+	if err != nil {
+		return nil, api.NewError(api.CodeHost, "make folder for sockets in", r.cfg.TempDir, err)
+	}
+	defer os.RemoveAll(dir)
+
+	serveCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	served, _ := errgroup.WithContext(serveCtx)
+	attached, err := serveDisks(serveCtx, served, dir, disks)
+	if err != nil {
+		return nil, err
+	}
+	report, err := r.inVM(ctx, attached, plan)
+	stop()
+	err = errors.Join(err, ignoreCanceled(served.Wait()))
+	for _, d := range disks {
+		err = errors.Join(err, d.Sync())
+	}
+	return report, err
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// serveDisks serves each overlay over NBD on a unix socket in dir.
+func serveDisks(ctx context.Context, g *errgroup.Group, dir string, disks []*overlay.Overlay) ([]helper.Disk, error) {
+	socket := filepath.Join(dir, "nbd")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		return nil, api.NewError(api.CodeHost, "listen on", socket, err)
+	}
+	var exports []nbd.Export
+	var attached []helper.Disk
+	for i, d := range disks {
+		name := fmt.Sprintf("disk%d", i)
+		exports = append(exports, nbd.Export{Name: name, Disk: d, Writer: d})
+		attached = append(attached, helper.Disk{Socket: socket, Export: name})
+	}
+	g.Go(func() error { return nbd.Serve(ctx, listener, exports) })
+	return attached, nil
+}
+
+func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*api.Report, error) {
+	vm, err := helper.Start(ctx, helper.Config{ImageDir: r.cfg.ImageDir, Disks: disks, Memory: r.cfg.Memory})
+	if err != nil {
+		return nil, helperError("start helper VM", err)
+	}
+	r.report.Accel = vm.Accel().String()
+	sub := *plan
+	sub.Sources = nil
+	for i := range disks {
+		sub.Sources = append(sub.Sources, api.Source{Path: vm.Device(i), Format: "raw"})
+	}
+	report, err := vm.Agent().Run(ctx, &sub, "", r.events)
+	if e := vm.Close(); err == nil && e != nil {
+		err = helperError("stop helper VM", e)
+	}
+	return report, err
+}
+
+// helperError gives an error of the helper VM its code, unless it has one.
+func helperError(action string, err error) error {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
+	return api.NewError(api.CodeHelper, action, "", err)
+}
+
+// openOverlays lays a new overlay over each source.
+func (r *run) openOverlays() error {
+	if r.overlays != nil {
+		return nil
+	}
+	for i, src := range r.sources {
+		o, err := overlay.Create(r.job.Overlay("disk", i), src)
+		if err != nil {
+			return api.NewError(api.CodeJob, "make overlay for", r.plan.Sources[i].Path, err)
+		}
+		r.overlays = append(r.overlays, o)
+	}
+	return nil
+}
+
+// reopenOverlays takes the overlays of an earlier, interrupted run.
+func (r *run) reopenOverlays() error {
+	for i, src := range r.sources {
+		o, err := overlay.Open(r.job.Overlay("disk", i), src)
+		if err != nil {
+			return api.NewError(api.CodeJob, "open overlay for", r.plan.Sources[i].Path, err)
+		}
+		r.overlays = append(r.overlays, o)
+	}
+	return nil
+}
+
+func (r *run) closeOverlays() error {
+	var err error
+	for _, o := range r.overlays {
+		err = errors.Join(err, o.Close())
+	}
+	return err
+}

@@ -1,0 +1,91 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"hyper2kvm/agent/api"
+	"hyper2kvm/formats"
+	"hyper2kvm/formats/detect"
+	"hyper2kvm/image/chain"
+	"hyper2kvm/image/hostfile"
+)
+
+// openSources opens every source with its parents; nothing of it is ever
+// opened for writing here.
+func (r *run) openSources() error {
+	for _, s := range r.plan.Sources {
+		c, err := chain.Open(s.Path, chain.Policy{Format: s.Format})
+		if err != nil {
+			r.closeSources()
+			return sourceError("open source", s.Path, err)
+		}
+		r.sources = append(r.sources, c)
+		for _, image := range c.Images() {
+			r.report.Warnings = append(r.report.Warnings, image.Info.Warnings...)
+		}
+	}
+	return nil
+}
+
+func (r *run) closeSources() {
+	closeAll(r.sources)
+	r.sources = nil
+}
+
+// sourceCode is the table from what goes wrong with a source to its code; the
+// first match counts.
+func sourceCode(err error) api.Code {
+	for _, row := range []struct {
+		is   error
+		code api.Code
+	}{
+		{formats.ErrRefused, api.CodePolicy},
+		{chain.ErrWrongParent, api.CodeChain},
+		{chain.ErrLoop, api.CodeChain},
+		{chain.ErrDepth, api.CodeChain},
+		{hostfile.ErrDirectory, api.CodeNotAFile},
+		{hostfile.ErrNotFile, api.CodeNotAFile},
+		{detect.ErrEmpty, api.CodeEmpty},
+		{formats.ErrTruncated, api.CodeTruncated},
+		{formats.ErrCorrupt, api.CodeCorrupt},
+		{formats.ErrUnsupported, api.CodeUnsupported},
+		{formats.ErrFormat, api.CodeUnknownFormat},
+		{fs.ErrNotExist, api.CodeSourceMissing},
+	} {
+		if errors.Is(err, row.is) {
+			return row.code
+		}
+	}
+	return api.CodeSourceRead
+}
+
+func sourceError(action, path string, err error) error {
+	code := sourceCode(err)
+	e := api.NewError(code, action, path, err)
+	if broken, ok := errors.AsType[*chain.BrokenError](err); ok {
+		e.Detail = broken.Tree()
+		if code == api.CodeSourceMissing {
+			e.Code = api.CodeChain
+		}
+	}
+	return e
+}
+
+// fingerprints say which files the sources are made of and when each changed
+// last: enough to see that a source is not the one of the interrupted run.
+func fingerprints(sources []*chain.Chain) ([]string, error) {
+	var out []string
+	for _, s := range sources {
+		for _, name := range s.Files() {
+			info, err := os.Stat(name)
+			if err != nil {
+				return nil, fmt.Errorf("look at %s: %w", name, err)
+			}
+			out = append(out, fmt.Sprintf("%s %d %d", name, info.Size(), info.ModTime().UnixNano()))
+		}
+	}
+	return out, nil
+}

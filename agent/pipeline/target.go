@@ -1,0 +1,90 @@
+package pipeline
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"slices"
+
+	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/domain"
+	"hyper2kvm/agent/reporthtml"
+	"hyper2kvm/image/publish"
+)
+
+// writeDomain writes the libvirt domain of the new machine beside its disks.
+func (r *run) writeDomain() error {
+	cfg, err := r.domainConfig()
+	if err != nil {
+		return err
+	}
+	path := r.beside(".xml")
+	xml, err := domain.XML(cfg)
+	if err != nil {
+		return api.NewError(api.CodeOutput, "describe machine", r.plan.Name, err)
+	}
+	if err := publish.WriteFile(path, xml, true); err != nil {
+		return outputError("write", path, err)
+	}
+	r.report.Target = &api.TargetReport{
+		Domain: path, Firmware: cfg.Firmware, Machine: cfg.Machine, Bus: cfg.Disks[0].Bus, MACs: r.macs(),
+	}
+	return nil
+}
+
+func (r *run) domainConfig() (domain.Config, error) {
+	m := r.plan.Machine
+	cfg := domain.Config{Name: r.plan.Name, Memory: m.Memory, CPUs: m.CPUs, Firmware: r.firmware(), Machine: "q35"}
+	for _, out := range r.outputs() {
+		path, err := filepath.Abs(out)
+		if err != nil {
+			return cfg, api.NewError(api.CodeOutput, "find the folder of", out, err)
+		}
+		cfg.Disks = append(cfg.Disks, domain.Disk{Path: path, Format: r.plan.Target.Format, Bus: "virtio"})
+	}
+	for i, mac := range r.macs() {
+		nic := domain.NIC{MAC: mac}
+		if i < len(m.NICs) {
+			nic.Network = m.NICs[i].Network
+		}
+		cfg.NICs = append(cfg.NICs, nic)
+	}
+	if len(cfg.NICs) == 0 {
+		for _, n := range m.NICs {
+			cfg.NICs = append(cfg.NICs, domain.NIC{MAC: n.MAC, Network: n.Network})
+		}
+	}
+	return cfg, nil
+}
+
+// publishReport writes the report beside the output, for people and programs.
+func (r *run) publishReport() error {
+	if !r.plan.Has(api.Convert) || !r.plan.Target.Domain {
+		return nil
+	}
+	r.conclude(nil)
+	for _, f := range []struct {
+		suffix string
+		encode func(*api.Report) ([]byte, error)
+	}{
+		{".report.json", func(rep *api.Report) ([]byte, error) { return json.MarshalIndent(rep, "", "  ") }},
+		{".report.html", func(rep *api.Report) ([]byte, error) {
+			var page bytes.Buffer
+			err := reporthtml.Write(&page, rep, nil)
+			return page.Bytes(), err
+		}},
+	} {
+		path := r.beside(f.suffix)
+		data, err := f.encode(r.report)
+		if err == nil {
+			err = publish.WriteFile(path, data, true)
+		}
+		if err != nil {
+			return outputError("write report to", path, err)
+		}
+		if !slices.Contains(r.report.Outputs, path) {
+			r.report.Outputs = append(r.report.Outputs, path)
+		}
+	}
+	return nil
+}

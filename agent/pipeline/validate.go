@@ -1,0 +1,243 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/validate"
+	"hyper2kvm/image/chain"
+	"hyper2kvm/image/nbd"
+	"hyper2kvm/image/overlay"
+)
+
+// defaultBuses are the buses that a result must boot from.
+func defaultBuses() []string { return []string{"virtio-blk", "virtio-scsi"} }
+
+const defaultBootTimeout = 10 * time.Minute
+
+// validate boots the result once per bus, each time on an overlay that is
+// thrown away. Only these overlays ever hold the canary.
+func (r *run) validate(ctx context.Context) error {
+	results, err := r.openResults()
+	if err != nil {
+		return err
+	}
+	defer closeAll(results)
+	canaries, err := r.plantCanary(ctx, results)
+	defer closeOverlays(canaries)
+	if err != nil {
+		return err
+	}
+	buses := r.plan.Validate.Buses
+	if len(buses) == 0 {
+		buses = defaultBuses()
+	}
+	for _, bus := range buses {
+		if err := r.bootOn(ctx, bus, canaries); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openResults opens what is to be proven: the outputs, or, where the plan
+// converts nothing, the sources.
+func (r *run) openResults() ([]*chain.Chain, error) {
+	var paths []string
+	if r.plan.Has(api.Convert) {
+		paths = r.outputs()
+	} else {
+		for _, s := range r.plan.Sources {
+			paths = append(paths, s.Path)
+		}
+	}
+	var results []*chain.Chain
+	for _, p := range paths {
+		c, err := chain.Open(p, chain.Policy{})
+		if err != nil {
+			closeAll(results)
+			return nil, sourceError("open", p, err)
+		}
+		results = append(results, c)
+	}
+	return results, nil
+}
+
+func closeAll(chains []*chain.Chain) {
+	for _, c := range chains {
+		_ = c.Close() // opened for reading only
+	}
+}
+
+func closeOverlays(list []*overlay.Overlay) {
+	for _, o := range list {
+		_ = o.Close() // about to be thrown away
+	}
+}
+
+// plantCanary lays an overlay over each result and has the helper VM put the
+// canary there. A guest that cannot take one is judged by its console.
+func (r *run) plantCanary(ctx context.Context, results []*chain.Chain) ([]*overlay.Overlay, error) {
+	var layers []*overlay.Overlay
+	for i, c := range results {
+		o, err := overlay.Create(r.job.Overlay("canary", i), c)
+		if err != nil {
+			return layers, api.NewError(api.CodeJob, "make overlay for", r.plan.Name, err)
+		}
+		layers = append(layers, o)
+	}
+	sub := *r.plan
+	sub.Stages = []api.Stage{api.Inspect, api.Fix}
+	sub.Fix = api.FixOptions{Canary: true, Root: r.plan.Fix.Root}
+	got, err := r.inHelper(ctx, layers, &sub)
+	if err != nil && ctx.Err() == nil && api.AsError(err).Code.Status() == api.Refused {
+		r.warn(api.Validate, "no canary in the guest, so its console decides: %v", err)
+		err = nil
+	}
+	if got != nil && r.report.Guest == nil {
+		r.report.Guest = got.Guest
+	}
+	return layers, err
+}
+
+// bootOn boots once and adds the verdict to the report.
+func (r *run) bootOn(ctx context.Context, bus string, canaries []*overlay.Overlay) error {
+	work := r.job.Path("validate", bus)
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return api.NewError(api.CodeJob, "make folder", work, err)
+	}
+	var layers []*overlay.Overlay
+	defer func() { closeOverlays(layers) }()
+	for i, c := range canaries {
+		o, err := overlay.Create(r.job.Overlay(bus, i), c)
+		if err != nil {
+			return api.NewError(api.CodeJob, "make overlay for", r.plan.Name, err)
+		}
+		layers = append(layers, o)
+	}
+	r.notice(api.Validate, "booting on %s", bus)
+	v, err := r.boot(ctx, bus, work, layers)
+	if err != nil {
+		return helperError("boot on "+bus, err)
+	}
+	if err := r.keepEvidence(&v); err != nil {
+		return err
+	}
+	r.report.Verdicts = append(r.report.Verdicts, v)
+	r.notice(api.Validate, "%s: %s: %s", bus, v.State, v.Why)
+	return nil
+}
+
+func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Overlay) (api.Verdict, error) {
+	// A unix socket's path is limited to 108 bytes: not in the job folder.
+	dir, err := os.MkdirTemp(r.cfg.TempDir, "h2k-")
+	if err != nil {
+		return api.Verdict{}, err
+	}
+	defer os.RemoveAll(dir)
+	serveCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	g, _ := errgroup.WithContext(serveCtx)
+	cfg := r.bootConfig(bus, work)
+	for i, o := range layers {
+		socket := filepath.Join(dir, fmt.Sprintf("nbd%d", i))
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			return api.Verdict{}, errors.Join(err, stopServing(stop, g))
+		}
+		g.Go(func() error { return nbd.Serve(serveCtx, l, []nbd.Export{{Disk: o, Writer: o}}) })
+		cfg.Disks = append(cfg.Disks, validate.Disk{Socket: socket})
+	}
+	v, err := validate.Boot(ctx, cfg)
+	return v, errors.Join(err, stopServing(stop, g))
+}
+
+func stopServing(stop context.CancelFunc, g *errgroup.Group) error {
+	stop()
+	return ignoreCanceled(g.Wait())
+}
+
+func (r *run) bootConfig(bus, work string) validate.Config {
+	cfg := validate.Config{
+		Bus: bus, WorkDir: work, Firmware: r.firmware(), NICs: r.macs(),
+		Memory: r.plan.Machine.Memory, CPUs: r.plan.Machine.CPUs,
+		Timeout:  time.Duration(r.plan.Validate.Timeout) * time.Second,
+		Progress: func(line string) { r.notice(api.Validate, "%s: %s", bus, line) },
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = defaultBootTimeout
+	}
+	return cfg
+}
+
+// firmware is what the plan says, else what inspection found.
+func (r *run) firmware() string {
+	if f := r.plan.Machine.Firmware; f != "" {
+		return f
+	}
+	if r.report.Guest != nil && r.report.Guest.Firmware != "" {
+		return r.report.Guest.Firmware
+	}
+	return "bios"
+}
+
+// macs are the target machine's MAC addresses, in order.
+func (r *run) macs() []string {
+	var out []string
+	if r.report.Guest != nil {
+		for _, n := range r.report.Guest.NICs {
+			if n.MAC != "" {
+				out = append(out, n.MAC)
+			}
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, n := range r.plan.Machine.NICs {
+		if n.MAC != "" {
+			out = append(out, n.MAC)
+		}
+	}
+	return out
+}
+
+// keepEvidence moves console text and screenshot out of the job folder.
+func (r *run) keepEvidence(v *api.Verdict) error {
+	var err error
+	if v.Console, err = r.keepFile(v.Console, v.Bus+".console.txt"); err != nil {
+		return err
+	}
+	v.Screenshot, err = r.keepFile(v.Screenshot, v.Bus+".png")
+	return err
+}
+
+func (r *run) keepFile(from, suffix string) (string, error) {
+	to := ""
+	switch {
+	case from == "":
+		return "", nil
+	case r.plan.Validate.Evidence != "":
+		to = filepath.Join(r.plan.Validate.Evidence, baseName(r.plan.Sources[0].Path)+"."+suffix)
+	case r.plan.Has(api.Convert):
+		to = r.beside("." + suffix)
+	default:
+		return "", nil
+	}
+	data, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o644)
+	}
+	if err != nil {
+		return "", api.NewError(api.CodeOutput, "keep evidence in", to, err)
+	}
+	return to, nil
+}
