@@ -11,8 +11,9 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
+
+	"hyper2kvm/formats/xzlimit"
 )
 
 // maxWindow is the largest window or dictionary that is allocated, in bytes:
@@ -60,8 +61,7 @@ func openGzip(s *stream) (io.Reader, func(), error) {
 // it and so reads one byte too many.
 func openXZ(s *stream) (io.Reader, func(), error) {
 	t := &tail{s: s}
-	// The decoder takes no larger dictionary than this, whatever the file says.
-	r, err := xz.ReaderConfig{DictCap: maxWindow, SingleStream: true}.NewReader(t)
+	r, err := xzlimit.NewReader(t, maxWindow)
 	return &upToTail{r: r, t: t, over: 1, message: "xz: unexpected data after stream"}, nothing, err
 }
 
@@ -93,6 +93,9 @@ func (t *tail) ReadByte() (byte, error) {
 	}
 	return b, err
 }
+
+// Peek looks ahead.
+func (t *tail) Peek(n int) ([]byte, error) { return t.s.br.Peek(n) }
 
 func (t *tail) Read(p []byte) (int, error) {
 	n, err := t.s.Read(p)

@@ -505,12 +505,13 @@ func FuzzImage(f *testing.F) {
 	}
 	f.Add(b.Bytes(), true)
 	f.Add(pack(f, "gzip", b.Bytes()), false)
+	tree, g := newGuest(f, "", "none", nil)
+	before, empty := tree.Dump(), []byte(tree.ReadFile(f, initrd))
 	f.Fuzz(func(t *testing.T, data []byte, tools bool) {
-		name := dracut
+		g.Facts.Initramfs = dracut
 		if tools {
-			name = initramfsTools
+			g.Facts.Initramfs = initramfsTools
 		}
-		tree, g := newGuest(t, name, "none", nil)
 		tree.Put(initrd, data)
 		p, err := fixes.Plan(t.Context(), g, Fixes(Options{Mode: Inject}), fixes.Selection{})
 		if err != nil {
@@ -530,6 +531,12 @@ func FuzzImage(f *testing.F) {
 			if len(found.Missing) > 0 || found.Err != nil {
 				t.Fatal(fmt.Sprint(found))
 			}
+		}
+		if _, err := fixes.Undo(t.Context(), g, fixes.UndoOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if tree.Put(initrd, empty); tree.Dump() != before {
+			t.Fatal("undo left something")
 		}
 	})
 }

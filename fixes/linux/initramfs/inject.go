@@ -14,12 +14,12 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz"
 
 	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/formats/cpio"
 	"hyper2kvm/formats/kmod"
+	"hyper2kvm/formats/xzlimit"
 )
 
 // maxModule is the largest module that is read, unpacked, in bytes.
@@ -142,7 +142,7 @@ func unpacked(r io.Reader, ext string) (io.Reader, error) {
 	case ".gz":
 		return gzip.NewReader(r)
 	case ".xz":
-		return xz.ReaderConfig{DictCap: maxModule}.NewReader(r)
+		return xzlimit.New(r, maxModule)
 	case ".zst":
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxModule))
 		if err != nil {
