@@ -17,7 +17,8 @@ func (d *Devices) startArrays(ctx context.Context) error {
 	if len(members) == 0 {
 		return nil
 	}
-	for _, name := range []string{"mdadm", "md_mod", "raid1"} {
+	// The kernel itself asks for the module of an array's level.
+	for _, name := range []string{"md_mod", "mdadm"} {
 		if err := d.need(name); err != nil {
 			d.warn("RAID members %s were found but not put together: %v", strings.Join(members, " "), err)
 			return nil
