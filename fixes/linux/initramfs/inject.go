@@ -5,25 +5,19 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 
 	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/formats/cpio"
 	"hyper2kvm/formats/kmod"
-	"hyper2kvm/formats/xzlimit"
 )
-
-// maxModule is the largest module that is read, unpacked, in bytes.
-const maxModule = 64 << 20
 
 // inject appends a segment that completes the image.
 func (p *plan) inject(c *checked) error {
@@ -91,7 +85,7 @@ func (c *checked) addModules(tree guest.FS) ([]cpio.Member, error) {
 		}
 		data, err := readModule(tree, c.inGuest(m.Path))
 		if err != nil {
-			return nil, fmt.Errorf("read module %s: %w", m.Name, err)
+			return nil, err
 		}
 		// Unpacked: not every modprobe in an initramfs can do that.
 		plain := *m
@@ -114,43 +108,13 @@ func (c *checked) inGuest(file string) string {
 	return path.Join(c.kernel.Modules, file)
 }
 
-// readModule reads a module and unpacks it.
 func readModule(tree guest.FS, name string) ([]byte, error) {
 	f, err := tree.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	r, err := unpacked(f, path.Ext(name))
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(io.LimitReader(r, maxModule+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(data) > maxModule:
-		return nil, fmt.Errorf("larger than %d bytes", maxModule)
-	case !bytes.HasPrefix(data, []byte("\x7fELF")):
-		return nil, errors.New("not an ELF file")
-	}
-	return data, nil
-}
-
-func unpacked(r io.Reader, ext string) (io.Reader, error) {
-	switch ext {
-	case ".gz":
-		return gzip.NewReader(r)
-	case ".xz":
-		return xzlimit.New(r, maxModule)
-	case ".zst":
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxModule))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	}
-	return r, nil
+	return kmod.ReadModule(f, name)
 }
 
 // indexes writes modules.dep and modules.alias, as text and for modprobe, of the
