@@ -3,14 +3,17 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(PATH):/usr/sbin:/sbin
 export CGO_ENABLED := 0
+# Finished guests are kept here, by what they are made of, for other checkouts.
+export H2K_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hyper2kvm/guests
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -ldflags '$(LDFLAGS)'
-LINT    := build/tools/golangci-lint
-LINT_AT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GUESTS  := debian12-bios debian13-uefi
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+LINT_VERSION := v2.15.0
+LINT         := build/tools/golangci-lint-$(LINT_VERSION)
 
 # Debian packages, by what needs them.
 RUN_PACKAGES   := qemu-system-x86 ovmf
@@ -20,7 +23,11 @@ TEST_PACKAGES  := qemu-utils nbdkit libnbd-bin libhivex-bin kmod cpio zstd xz-ut
 	initramfs-tools-core libvirt-clients procps util-linux
 BENCH_PACKAGES := virt-v2v libguestfs-tools
 
-.PHONY: help build deps deps-bench appliance guests demo test test-fast bench lint man completion clean
+# What the helper image is built from; it is built again when one changes.
+IMAGE_SOURCES := go.mod go.sum $(shell find agent buildimage fixes formats image initramfs -name '*.go' ! -name '*_test.go')
+IMAGE         := build/image/SHA256SUMS
+
+.PHONY: help build deps deps-bench appliance guests demo test test-fast bench lint man completions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -31,13 +38,14 @@ build: ## static binaries in bin/
 	$(GOBUILD) -o bin/h2k-canary ./agent/cmd/h2k-canary
 	$(GOBUILD) -o bin/h2k-image ./buildimage/cmd/h2k-image
 
-# install asks apt only for what dpkg does not have, so that a second run is quick.
+# install asks apt for what dpkg does not have, so that a second run is quick,
+# and for new lists only where those that are there do not do.
 define install
 	@missing=$$(for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 		echo "installing" $$missing; \
-		$(SUDO) apt-get update -qq && \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		get() { $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }; \
+		get 2>/dev/null || { $(SUDO) apt-get update -qq && get; }; \
 	fi
 endef
 
@@ -47,38 +55,44 @@ deps: ## install the Debian packages that building, running and testing need
 deps-bench:
 	$(call install,$(BENCH_PACKAGES))
 
-appliance: build deps ## kernel and initramfs of the helper VM in build/image
+appliance: $(IMAGE) ## kernel and initramfs of the helper VM in build/image
+
+$(IMAGE): $(IMAGE_SOURCES) | build deps
 	bin/h2k image build -o build/image
+	@touch $@
 
 guests: deps ## the broken guests in build/guests, made from Debian packages
 	@for g in $(GUESTS); do tests/recipes/build.sh $$g build/guests || exit 1; done
 
-demo: appliance deps ## repair, convert and boot a small, real, broken guest
-	@tests/recipes/build.sh debian12-bios build/guests
+demo: build appliance ## repair, convert and boot a small, real, broken guest
 	bin/h2k demo -o demo
 
-test: appliance guests ## all tests, virtual machines included
+test: build appliance guests ## all tests, virtual machines included
 	H2K_REQUIRE_VM=1 go test -timeout 60m ./...
 
 test-fast: ## tests that take no virtual machine
 	go test -short ./...
 
-bench: appliance guests deps-bench ## measure beside guestfish, virt-v2v and qemu-img
+bench: build appliance guests deps-bench ## measure beside guestfish, virt-v2v and qemu-img
 	go run ./tests/bench/cmd/h2k-bench -o tests/bench/RESULTS.md
 
+# Once, and without a network too: the module cache serves as proxy.
 $(LINT):
-	GOBIN=$(CURDIR)/build/tools GOFLAGS= GOTOOLCHAIN=local go install $(LINT_AT)
+	GOBIN=$(CURDIR)/build/tools GOFLAGS= GOTOOLCHAIN=local \
+		GOPROXY="$$(go env GOPROXY)|file://$$(go env GOMODCACHE)/cache/download" \
+		go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv build/tools/golangci-lint $@
 
 lint: $(LINT) ## gofmt and golangci-lint
-	@test -z "$$(gofmt -l . | tee /dev/stderr)"
-	$(LINT) run ./...
+	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
+	$(LINT) run --allow-parallel-runners ./...
 
 man: build ## man pages in build/man
 	bin/h2k man build/man
 
-completion: build ## shell completion in build/completion
-	@mkdir -p build/completion
-	@for s in bash zsh fish; do bin/h2k completion $$s >build/completion/h2k.$$s; done
+completions: build ## shell completion in build/completions
+	@mkdir -p build/completions
+	@for s in bash zsh fish; do bin/h2k completion $$s >build/completions/h2k.$$s || exit 1; done
 
 clean: ## remove what was built; guests and tools are kept in build/
-	rm -rf bin demo build/image build/man build/completion
+	rm -rf bin demo build/image build/man build/completions

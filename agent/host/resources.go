@@ -87,7 +87,7 @@ func space(dir string) api.Check {
 		c.Detail = err.Error()
 		return c
 	}
-	free := int64(st.Bavail) * int64(st.Bsize)
+	free := int64(st.Bavail) * st.Bsize
 	c.OK, c.Detail = free >= spaceWanted, fmt.Sprintf("%.1f GiB free", float64(free)/gib)
 	if !c.OK {
 		c.Fix = fmt.Sprintf("have at least %d GiB free where results and overlays are written; TMPDIR chooses another folder for temporary files", spaceWanted/gib)

@@ -49,7 +49,7 @@ type outcome struct {
 }
 
 // h2k runs a command line in a terminal where tty is set.
-func h2k(t *testing.T, ctx context.Context, agent *recorder, tty bool, env map[string]string, args ...string) outcome {
+func h2k(ctx context.Context, t *testing.T, agent *recorder, tty bool, env map[string]string, args ...string) outcome {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	code := Main(ctx, Env{
@@ -67,7 +67,7 @@ func h2k(t *testing.T, ctx context.Context, agent *recorder, tty bool, env map[s
 
 func run(t *testing.T, agent *recorder, args ...string) outcome {
 	t.Helper()
-	return h2k(t, t.Context(), agent, false, nil, args...)
+	return h2k(t.Context(), t, agent, false, nil, args...)
 }
 
 func TestConvertMakesThePlanOfItsFlags(t *testing.T) {
@@ -140,7 +140,7 @@ func TestPlanFileBelowEnvironmentBelowFlags(t *testing.T) {
 	}
 	r := &recorder{}
 	env := map[string]string{"H2K_DEVICES": "partuuid", "H2K_FORMAT": "vmdk"}
-	if got := h2k(t, t.Context(), r, false, env, "convert", "--plan", file, "--format", "qcow2", "--validate", "--network", "lan"); got.code != 0 {
+	if got := h2k(t.Context(), t, r, false, env, "convert", "--plan", file, "--format", "qcow2", "--validate", "--network", "lan"); got.code != 0 {
 		t.Fatalf("exit %d\n%s", got.code, got.errOut)
 	}
 	p := r.plan
@@ -321,11 +321,11 @@ func TestInterruptSaysHowToResume(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	got := h2k(t, ctx, r, false, nil, "convert", "a", "-o", "my out.qcow2")
+	got := h2k(ctx, t, r, false, nil, "convert", "a", "-o", "my out.qcow2")
 	if got.code != 130 || !strings.Contains(got.errOut, "next: h2k resume 'my out.qcow2.h2k-job' goes on") || !strings.Contains(got.errOut, "H2K-INTERRUPTED") {
 		t.Errorf("exit %d\n%s", got.code, got.errOut)
 	}
-	got = h2k(t, ctx, &recorder{}, false, nil, "inspect", "a") // ended before the signal came
+	got = h2k(ctx, t, &recorder{}, false, nil, "inspect", "a") // ended before the signal came
 	if got.code != 0 {
 		t.Errorf("a run that ended well: exit %d\n%s", got.code, got.errOut)
 	}
@@ -367,7 +367,7 @@ func hostile() *api.Report {
 func TestGuestsTextNeverControlsTheTerminal(t *testing.T) {
 	for _, args := range []string{"inspect a", "convert a -o b", "fix a --dry-run", "undo a", "validate a", "disk info a", "disk convert a -o b"} {
 		for _, tty := range []bool{false, true} {
-			got := h2k(t, t.Context(), &recorder{report: hostile()}, tty, map[string]string{"NO_COLOR": "1"}, strings.Fields(args)...)
+			got := h2k(t.Context(), t, &recorder{report: hostile()}, tty, map[string]string{"NO_COLOR": "1"}, strings.Fields(args)...)
 			for _, bad := range []string{"\x1b]", "\x07", "\u202e", "\x9b", "\u009b", "\r"} {
 				if strings.Contains(got.out, bad) {
 					t.Errorf("h2k %s prints %q", args, bad)
@@ -387,7 +387,7 @@ func TestDiffIsColouredForPeopleOnly(t *testing.T) {
 		env    map[string]string
 		colour bool
 	}{{true, nil, true}, {true, map[string]string{"NO_COLOR": "1"}, false}, {false, nil, false}} {
-		got := h2k(t, t.Context(), &recorder{report: report}, c.tty, c.env, "fix", "a", "--dry-run")
+		got := h2k(t.Context(), t, &recorder{report: report}, c.tty, c.env, "fix", "a", "--dry-run")
 		if strings.Contains(got.out, "\x1b[32m+\tnew\x1b[0m") != c.colour {
 			t.Errorf("terminal %v, %v: %q", c.tty, c.env, got.out)
 		}

@@ -54,7 +54,7 @@ func tomlLine(data []byte, key []string) int {
 	for text := range bytes.Lines(data) {
 		n++
 		l := strings.TrimSpace(string(text))
-		full := table
+		var full []string
 		if head, ok := strings.CutPrefix(l, "["); ok {
 			head, _, _ = strings.Cut(strings.TrimPrefix(head, "["), "]")
 			table = tomlKey(head)

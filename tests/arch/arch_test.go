@@ -57,7 +57,7 @@ func plantedFiles() map[string][]planted {
 		"mains are small and in their place": {
 			{"agent/x/main.go", "package main\n", true},
 			{"agent/cmd/x/main.go", "package main\n" + strings.Repeat("\n", 31), true},
-			{"agent/cmd/x/more.go", "package main\n", true},
+			{"agent/cmd/x/more.go", "package main\n" + strings.Repeat("\n", 31), true},
 			{"agent/cmd/x/main.go", "package main\n", false},
 		},
 		"no exit, init or background below main": {

@@ -29,7 +29,7 @@ func forbiddenCalls(s Source) []string {
 				return true
 			}
 			name := s.imported(pkg.Name) + "." + n.Sel.Name
-			if forbidden(name) && !(strings.HasPrefix(name, "context.") && s.cleanup(n)) {
+			if forbidden(name) && (!strings.HasPrefix(name, "context.") || !s.cleanup(n)) {
 				say(n, name)
 			}
 		}

@@ -96,7 +96,7 @@ func mains(s Source) []string {
 	if s.Lines > mainLines {
 		out = append(out, fmt.Sprintf("%s: %d lines, a main has at most %d", s.Path, s.Lines, mainLines))
 	}
-	if path.Base(path.Dir(s.Dir())) != "cmd" || path.Base(s.Path) != "main.go" {
+	if path.Base(path.Dir(s.Dir())) != "cmd" {
 		out = append(out, s.Path+": a main is <area>/cmd/<binary>/main.go")
 	}
 	return out
