@@ -1,9 +1,6 @@
-// Package helper runs the helper VM: a machine without network in which a
-// guest's disks are inspected and repaired, so that this host never mounts a
-// guest's file system nor runs a guest's program.
-//
-// Disks come in over NBD on unix sockets, SSH over a virtio-serial port; the
-// keys of both sides are made for the run and handed in through fw_cfg.
+// Package helper runs the helper VM: QEMU without any network, with the disks
+// of a guest attached, and our agent in it, reached by SSH over a virtio-serial
+// port. A guest's file systems and programs are touched in there only.
 package helper
 
 import (
@@ -11,8 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"strings"
 	"time"
 
 	"hyper2kvm/agent/api"
@@ -21,191 +17,219 @@ import (
 	"hyper2kvm/initramfs"
 )
 
-// The limits of a run.
-const (
-	// defaultMemory leaves room for a file system check and a chroot.
-	defaultMemory = 512 << 20
-	// readyTimeout bounds the time from QEMU's start to the agent's greeting.
-	// Under TCG on a busy host it is some 5 s.
-	readyTimeout = 90 * time.Second
-	// closeTimeout bounds how long the agent may take to sync and power off.
-	closeTimeout = 20 * time.Second
-)
-
 // Disk is a disk to attach: an export of an NBD server on a unix socket.
 type Disk struct {
 	Socket, Export string
 	ReadOnly       bool
 }
 
-// Config says which machine to start.
+// Config says what to run.
 type Config struct {
-	// ImageDir holds vmlinuz, initramfs.img and tools.img.
+	// ImageDir holds what buildimage made.
 	ImageDir string
 	Disks    []Disk
-	Memory   int64 // bytes; 0 is 512 MiB
-	// Accel is the accelerator; the zero value chooses one.
-	Accel qemu.Accel
-	// Console gets what the machine says, nil drops it.
+	// Memory is in bytes, 0 is DefaultMemory.
+	Memory int64
+	// CPUs is the number of processors, 0 is DefaultCPUs.
+	CPUs int
+	// Accel is the accelerator, nil lets qemu.Accelerator choose.
+	Accel *qemu.Accel
+	// Console gets all that the machine writes on its console, nil drops it.
 	Console io.Writer
+	// StartTimeout bounds the time until the agent answers, 0 is
+	// DefaultStartTimeout.
+	StartTimeout time.Duration
+	// Debug has the agent log on the console.
+	Debug bool
 }
 
-// VM is a helper VM whose agent answers.
+// Defaults of Config. Memory leaves room for a checker of a large file system
+// and for the programs of a guest.
+const (
+	DefaultMemory       = 1 << 30
+	DefaultCPUs         = 1
+	DefaultStartTimeout = 2 * time.Minute
+)
+
+const (
+	// stopTimeout is how long the agent may take to write everything to the
+	// disks and to power off.
+	stopTimeout = time.Minute
+	// pingInterval and pingTimeout say how often a run asks whether the machine
+	// still answers, and how long it may stay silent. A busy host without KVM
+	// is slow, but not that slow.
+	pingInterval = 20 * time.Second
+	pingTimeout  = 3 * time.Minute
+)
+
+// VM is a running helper VM.
 type VM struct {
-	machine *qemu.VM
-	client  *server.Client
-	accel   qemu.Accel
-	// after is the context of taking the machine down, which goes on when the
-	// run it belongs to was cancelled.
-	after context.Context
+	cfg    Config
+	accel  qemu.Accel
+	qemu   *qemu.VM
+	client *server.Client
 }
 
-// image names the files of the helper image.
-func image() []string { return []string{"vmlinuz", "initramfs.img", "tools.img"} }
-
-// Start starts the VM and returns when its agent answers. On an error nothing
-// is left running and no file is left.
+// Start starts the machine and returns when its agent answers. Nothing is left
+// of it when that fails, when Close has returned, or when this process ends.
 func Start(ctx context.Context, cfg Config) (*VM, error) {
-	if err := checkImage(cfg.ImageDir); err != nil {
-		return nil, err
+	if cfg.StartTimeout == 0 {
+		cfg.StartTimeout = DefaultStartTimeout
 	}
-	if cfg.Accel.Name == "" {
-		accel, err := qemu.Accelerator(ctx)
-		if err != nil {
-			return nil, api.NewError(api.CodeHost, "choose accelerator", "", err)
-		}
-		cfg.Accel = accel
+	boot, err := findImage(cfg.ImageDir)
+	if err != nil {
+		return nil, err
 	}
 	keys, err := newKeys()
 	if err != nil {
-		return nil, api.NewError(api.CodeHelper, "make keys for helper VM", "", err)
+		return nil, api.NewError(api.CodeHelper, "make keys for", "helper VM", err)
 	}
-	dir, err := keys.write(len(cfg.Disks))
+	v := &VM{cfg: cfg}
+	if cfg.Accel != nil {
+		v.accel = *cfg.Accel
+	} else if v.accel, err = qemu.Accelerator(ctx); err != nil {
+		return nil, api.NewError(api.CodeHost, "choose accelerator for", "helper VM", err)
+	}
+	v.qemu, err = qemu.Start(ctx, machine(cfg, v.accel, boot, keys))
 	if err != nil {
-		return nil, api.NewError(api.CodeHelper, "hand keys to helper VM", "", err)
+		return nil, failure("start", err)
 	}
-	// QEMU has read the keys when its monitor answers.
-	defer os.RemoveAll(dir)
-	machine, err := qemu.Start(ctx, qemu.Config{
-		Accel: cfg.Accel, Args: cfg.args(dir), Console: cfg.Console, Channels: []string{portID},
-	})
-	if err != nil {
-		return nil, vmError("start", err)
+	if err := v.greet(ctx, keys); err != nil {
+		return nil, errors.Join(err, v.qemu.Close())
 	}
-	vm := &VM{machine: machine, accel: cfg.Accel, after: context.WithoutCancel(ctx)}
-	if err := vm.greet(ctx, keys); err != nil {
-		return nil, errors.Join(err, machine.Close())
-	}
-	return vm, nil
+	return v, nil
 }
 
-func checkImage(dir string) error {
-	for _, name := range image() {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			return api.NewError(api.CodeHelperImage, "find helper image", dir, err)
-		}
-	}
-	return nil
-}
-
-// greet waits for the agent and makes sure that it is ours.
-func (v *VM) greet(ctx context.Context, keys *keys) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("no answer within %v", readyTimeout))
+// greet waits for the agent. It answers, or the machine ends, or the time does.
+func (v *VM) greet(ctx context.Context, k *keys) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, v.cfg.StartTimeout,
+		fmt.Errorf("the agent does not answer within %v", v.cfg.StartTimeout))
 	defer cancel()
-	type answer struct {
-		client *server.Client
-		err    error
+	port := v.qemu.Channel(initramfs.Port)
+	stop := context.AfterFunc(ctx, func() { port.Close() })
+	defer stop()
+	client, err := server.Dial(port, k.host.PublicKey(), k.client)
+	if err == nil {
+		v.client = client
+		return nil
 	}
-	port := v.machine.Channel(portID)
-	answers := make(chan answer, 1)
-	go func() {
-		c, err := server.Dial(port, keys.host.PublicKey(), keys.client)
-		answers <- answer{c, err}
-	}()
-	var err error
-	select {
-	case a := <-answers:
-		if a.err == nil {
-			v.client = a.client
-			return nil
-		}
-		err = a.err
-	case <-v.machine.Done():
-		err = errors.New("the machine ended")
-	case <-ctx.Done():
+	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	port.Close() // ends the goroutine
-	return vmError("talk to the agent of", v.machine.Failure("greet the agent", err))
+	return v.failure("start", err)
 }
 
-// vmError gives a failure of the machine its code and its last words.
-func vmError(action string, err error) error {
-	e := api.NewError(api.CodeHelper, action, "the helper VM", err)
-	if f, ok := errors.AsType[*qemu.Error](err); ok {
-		e.Detail = f.Detail()
+// failure describes what went wrong with the machine's last words.
+func (v *VM) failure(action string, cause error) *api.Error {
+	return failure(action, v.qemu.Failure("helper VM", v.because(cause)))
+}
+
+// because puts the agent's own reason, where it gave one, before the cause.
+func (v *VM) because(cause error) error {
+	_, reason, found := strings.Cut(v.qemu.Console(), initramfs.LineFailed)
+	if !found {
+		return cause
 	}
-	return e
+	line, _, _ := strings.Cut(reason, "\n")
+	return fmt.Errorf("agent: %s: %w", strings.TrimSpace(line), cause)
 }
 
-// Accel is the accelerator that the VM runs with, and why.
+func failure(action string, err error) *api.Error {
+	e, ok := errors.AsType[*qemu.Error](err)
+	if !ok {
+		return api.NewError(api.CodeHelper, action, "helper VM", err)
+	}
+	out := api.NewError(api.CodeHelper, action, "helper VM", e.Cause)
+	out.Detail = e.Detail()
+	return out
+}
+
+// Accel is the accelerator in use, and why.
 func (v *VM) Accel() qemu.Accel { return v.accel }
 
-// Device is the path in the VM of disk i.
+// Device is the path of disk number i inside the machine, for plans.
 func (v *VM) Device(i int) string { return initramfs.DiskPath(i) }
 
-// Agent is the agent in the VM.
+// Console is what the machine wrote last on its console.
+func (v *VM) Console() string { return v.qemu.Console() }
+
+// PID is the process id of QEMU.
+func (v *VM) PID() int { return v.qemu.PID() }
+
+// Agent runs plans in the machine, on the devices that Device names.
 func (v *VM) Agent() api.Agent { return agent{v} }
 
-// agent is the client that explains a broken connection by what the machine
-// said last.
 type agent struct{ vm *VM }
 
-// Run implements api.Agent.
+// Run implements api.Agent. A machine that dies or falls silent ends the run.
 func (a agent) Run(ctx context.Context, plan *api.Plan, job string, events api.Sink) (*api.Report, error) {
-	type answer struct {
-		report *api.Report
-		err    error
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	answers := make(chan answer, 1)
+	v := a.vm
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watched := make(chan struct{})
 	go func() {
-		r, err := a.vm.client.Run(ctx, plan, job, events)
-		answers <- answer{r, err}
+		defer close(watched)
+		v.watch(ctx, cancel)
 	}()
-	var got answer
-	select {
-	case got = <-answers:
-	case <-a.vm.machine.Done():
-		a.vm.client.Close()
-		got = <-answers
+	report, err := v.client.Run(ctx, plan, job, events)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
-	if _, coded := errors.AsType[*api.Error](got.err); got.err == nil || coded || ctx.Err() != nil {
-		return got.report, got.err
+	cancel(nil)
+	<-watched
+	if err == nil {
+		return report, nil
 	}
-	return got.report, vmError("work in", a.vm.machine.Failure("run the plan", got.err))
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return report, e // the agent's own
+	}
+	return report, v.failure("run plan in", err)
 }
 
-// Close has the agent write everything out and power off, and makes sure that
-// the machine ends.
-func (v *VM) Close() error {
-	ctx, cancel := context.WithTimeout(v.after, closeTimeout)
-	defer cancel()
-	err := v.client.PowerOff(ctx)
-	if err == nil {
+// watch ends a run when the machine ends or does not answer any more.
+func (v *VM) watch(ctx context.Context, end context.CancelCauseFunc) {
+	tick := time.NewTicker(pingInterval)
+	defer tick.Stop()
+	for {
 		select {
-		case <-v.machine.Done():
 		case <-ctx.Done():
-			err = v.machine.Failure("power off", context.Cause(ctx))
+			return
+		case <-v.qemu.Done():
+			end(qemu.ErrExited)
+			return
+		case <-tick.C:
+			ping, cancel := context.WithTimeout(ctx, pingTimeout)
+			_, err := v.client.Version(ping)
+			cancel()
+			if err != nil && ctx.Err() == nil {
+				end(fmt.Errorf("the agent does not answer any more: %w", err))
+				return
+			}
 		}
 	}
-	_ = v.client.Close() // it ended with the machine
-	if e := v.machine.Close(); err == nil {
-		err = e
+}
+
+// Close asks the agent to write everything to the disks and to power off, waits
+// for that, and kills the machine if it does not within a minute.
+func (v *VM) Close() error {
+	// Cleanup goes on after the caller's context has ended; the machine itself
+	// is killed then.
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var err error
+	if e := v.client.PowerOff(ctx); e != nil {
+		err = v.failure("power off", e)
+	} else {
+		select {
+		case <-v.qemu.Done():
+		case <-ctx.Done():
+			err = v.failure("power off", fmt.Errorf("it goes on for %v", stopTimeout))
+		}
 	}
-	if err != nil {
-		return vmError("end", err)
+	// The other end is gone: what closing says of that is no news.
+	_ = v.client.Close()
+	if e := v.qemu.Close(); e != nil {
+		err = errors.Join(err, failure("close", e))
 	}
-	return nil
+	return err
 }

@@ -3,131 +3,149 @@ package helper
 import (
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/crypto/ssh"
 
+	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/qemu"
 	"hyper2kvm/initramfs"
 )
 
-// portID is QEMU's name for the character device behind the agent's port.
-const portID = "agent"
+// image is the files of an image folder.
+type image struct{ kernel, initramfs, tools string }
 
-// keys are the two sides of the run's SSH.
+// findImage finds the files that buildimage makes; the unpacked kernel is
+// preferred, because it starts sooner.
+func findImage(dir string) (image, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return image{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
+	}
+	i := image{
+		kernel:    filepath.Join(dir, "vmlinux"),
+		initramfs: filepath.Join(dir, "initramfs.img"),
+		tools:     filepath.Join(dir, "tools.img"),
+	}
+	if _, err := os.Stat(i.kernel); errors.Is(err, fs.ErrNotExist) {
+		i.kernel = filepath.Join(dir, "vmlinuz")
+	}
+	for _, path := range []string{i.kernel, i.initramfs, i.tools} {
+		f, err := os.Open(path)
+		if err != nil {
+			return image{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
+		}
+		if err := f.Close(); err != nil {
+			return image{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
+		}
+	}
+	return i, nil
+}
+
+// keys are the SSH keys of one run: the agent's and ours.
 type keys struct {
 	host, client ssh.Signer
-	hostPEM      []byte
+	// hostPEM is the agent's private key, clientLine our public one.
+	hostPEM, clientLine []byte
 }
 
 func newKeys() (*keys, error) {
-	host, hostPEM, err := newKey()
+	host, private, err := newKey()
 	if err != nil {
 		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		return nil, fmt.Errorf("encode host key: %w", err)
 	}
 	client, _, err := newKey()
 	if err != nil {
 		return nil, err
 	}
-	return &keys{host: host, client: client, hostPEM: hostPEM}, nil
+	return &keys{
+		host: host, client: client,
+		hostPEM: pem.EncodeToMemory(block), clientLine: ssh.MarshalAuthorizedKey(client.PublicKey()),
+	}, nil
 }
 
-func newKey() (ssh.Signer, []byte, error) {
+func newKey() (ssh.Signer, ed25519.PrivateKey, error) {
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make key: %w", err)
 	}
 	signer, err := ssh.NewSignerFromSigner(private)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make key: %w", err)
+		return nil, nil, fmt.Errorf("use key: %w", err)
 	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode key: %w", err)
-	}
-	return signer, pem.EncodeToMemory(block), nil
+	return signer, private, nil
 }
 
-// write puts what fw_cfg hands in into a folder that only we can read. Keys go
-// by file: arguments are seen by everybody on the host.
-func (k *keys) write(disks int) (string, error) {
-	dir, err := os.MkdirTemp("", "h2k-keys-")
-	if err != nil {
-		return "", fmt.Errorf("make folder for keys: %w", err)
-	}
-	for name, text := range map[string][]byte{
-		initramfs.HostKey:   k.hostPEM,
-		initramfs.ClientKey: ssh.MarshalAuthorizedKey(k.client.PublicKey()),
-		initramfs.DiskCount: []byte(strconv.Itoa(disks)),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			return "", errors.Join(fmt.Errorf("write key: %w", err), os.RemoveAll(dir))
-		}
-	}
-	return dir, nil
-}
+// kernelArguments keep the kernel from what this machine does not need and that
+// takes time. panic=-1 with -no-reboot ends QEMU when the agent dies.
+const kernelArguments = "console=ttyS0 quiet panic=-1"
 
-// args are QEMU's arguments for the machine.
-func (c Config) args(keyDir string) []string {
-	memory := c.Memory
+// machine is QEMU's side of the helper VM.
+func machine(cfg Config, accel qemu.Accel, boot image, k *keys) qemu.Config {
+	memory, cpus := cfg.Memory, cfg.CPUs
 	if memory == 0 {
-		memory = defaultMemory
+		memory = DefaultMemory
 	}
-	file := func(name string) string { return filepath.Join(c.ImageDir, name) }
+	if cpus == 0 {
+		cpus = DefaultCPUs
+	}
+	cmdline := kernelArguments
+	if cfg.Debug {
+		cmdline += " h2k.debug"
+	}
 	args := []string{
-		"-machine", "q35,usb=off,smbus=off,sata=off,vmport=off,graphics=off",
-		"-cpu", c.Accel.CPU(),
-		"-m", strconv.FormatInt(memory>>20, 10),
-		"-smp", "2",
-		"-kernel", file("vmlinuz"), "-initrd", file("initramfs.img"),
-		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on",
-		"-no-reboot",
-		"-device", "virtio-serial-pci,romfile=",
-		"-device", "virtserialport,chardev=" + portID + ",name=" + initramfs.Port,
-		"-device", "virtio-scsi-pci,id=scsi0,romfile=",
-		"-blockdev", "driver=raw,node-name=tools,read-only=on,file.driver=file,file.filename=" + escape(file("tools.img")),
-		"-device", fmt.Sprintf("scsi-hd,drive=tools,bus=scsi0.0,scsi-id=%d,lun=0", initramfs.ToolsTarget),
+		"-M", "pc,usb=off,vmport=off,smbus=off,i8042=off", "-cpu", accel.CPU(), "-no-reboot", "-nic", "none",
+		"-m", fmt.Sprintf("%dK", memory>>10), "-smp", strconv.Itoa(cpus),
+		"-kernel", boot.kernel, "-initrd", boot.initramfs, "-append", cmdline,
+		"-serial", "chardev:" + qemu.ConsoleID,
+		"-device", "virtio-serial-pci,id=serial0", "-device", "virtserialport,bus=serial0.0,chardev=" + initramfs.Port + ",name=" + initramfs.Port,
+		"-device", "virtio-scsi-pci,id=scsi0",
+		"-fw_cfg", "name=" + initramfs.KeyFolder + initramfs.HostKey + ",file={" + initramfs.HostKey + "}",
+		"-fw_cfg", "name=" + initramfs.KeyFolder + initramfs.ClientKey + ",file={" + initramfs.ClientKey + "}",
+		"-fw_cfg", "name=" + initramfs.KeyFolder + initramfs.DiskCount + ",string=" + strconv.Itoa(len(cfg.Disks)),
 	}
-	for _, name := range []string{initramfs.HostKey, initramfs.ClientKey, initramfs.DiskCount} {
-		args = append(args, "-fw_cfg", "name="+initramfs.KeyFolder+name+",file="+escape(filepath.Join(keyDir, name)))
+	for i, d := range cfg.Disks {
+		args = append(args, attach(fmt.Sprintf("disk%d", i), initramfs.DiskTarget, i, map[string]any{
+			"driver": "nbd", "server": map[string]string{"type": "unix", "path": d.Socket}, "export": d.Export,
+			"read-only": d.ReadOnly, "discard": "unmap", "detect-zeroes": zeroes(d.ReadOnly),
+		})...)
 	}
-	for i, d := range c.Disks {
-		args = append(args, d.args(i)...)
-	}
-	return args
-}
-
-func (d Disk) args(i int) []string {
-	readOnly, discard := "off", "unmap"
-	if d.ReadOnly {
-		readOnly, discard = "on", "ignore"
-	}
-	return []string{
-		"-blockdev", fmt.Sprintf("driver=raw,node-name=disk%d,read-only=%s,discard=%s,detect-zeroes=%s,file.driver=nbd,file.server.type=unix,file.server.path=%s,file.export=%s",
-			i, readOnly, discard, detectZeroes(d.ReadOnly), escape(d.Socket), escape(d.Export)),
-		"-device", fmt.Sprintf("scsi-hd,drive=disk%d,bus=scsi0.0,scsi-id=%d,lun=%d,serial=h2k-%d", i, initramfs.DiskTarget, i, i),
+	args = append(args, attach("tools", initramfs.ToolsTarget, 0, map[string]any{
+		"driver": "raw", "read-only": true,
+		"file": map[string]any{"driver": "file", "filename": boot.tools, "read-only": true},
+	})...)
+	return qemu.Config{
+		Accel: accel, Args: args, Console: cfg.Console, Channels: []string{initramfs.Port},
+		Blobs: map[string][]byte{initramfs.HostKey: k.hostPEM, initramfs.ClientKey: k.clientLine},
 	}
 }
 
-func detectZeroes(readOnly bool) string {
+// zeroes has blocks of zeroes written as holes, where anything is written.
+func zeroes(readOnly bool) string {
 	if readOnly {
 		return "off"
 	}
 	return "unmap"
 }
 
-// escape doubles commas, which separate QEMU's options.
-func escape(s string) string {
-	out := make([]byte, 0, len(s))
-	for i := range len(s) {
-		out = append(out, s[i])
-		if s[i] == ',' {
-			out = append(out, ',')
-		}
+// attach gives the arguments for one logical unit of the SCSI controller.
+func attach(name string, target, unit int, block map[string]any) []string {
+	block["node-name"] = name
+	// Strings, numbers and maps of them cannot fail to encode.
+	text, _ := json.Marshal(block)
+	return []string{
+		"-blockdev", string(text),
+		"-device", fmt.Sprintf("scsi-hd,bus=scsi0.0,channel=0,scsi-id=%d,lun=%d,drive=%s,serial=%s", target, unit, name, name),
 	}
-	return string(out)
 }

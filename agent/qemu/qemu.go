@@ -54,6 +54,10 @@ type Config struct {
 	// Channels are ids of character devices that Args use; each is joined to
 	// the connection that VM.Channel gives.
 	Channels []string
+	// Blobs are contents for files that QEMU reads while it starts. Where Args
+	// say "{NAME}" QEMU gets the path of an anonymous file. So secrets stand
+	// neither in an argument nor in a file system.
+	Blobs map[string][]byte
 	// Event, if not nil, is called with each QMP event, from one goroutine.
 	Event func(Event)
 }
@@ -118,20 +122,19 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 		return nil, fmt.Errorf("find QEMU: %w", err)
 	}
 	v := &VM{console: newTail(tailBytes), messages: newTail(tailBytes), channels: map[string]net.Conn{}}
-	in, args, monitorConn, err := v.wire(cfg)
-	if err != nil {
-		return nil, errors.Join(err, v.closeConns())
+	w := &wiring{}
+	monitorConn, err := v.wire(w, cfg)
+	if err == nil {
+		cmd := exec.Command(path, w.args...)
+		cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = w.files, v.messages, v.messages
+		v.child, err = spawn(cmd)
 	}
-	cmd := exec.Command(path, append(args, cfg.Args...)...)
-	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = in, v.messages, v.messages
-	v.child, err = spawn(cmd)
-	for _, f := range in {
-		if f != v.screen {
-			err = errors.Join(err, f.Close())
+	err = errors.Join(err, w.close(v.screen))
+	if err != nil {
+		if monitorConn != nil {
+			err = errors.Join(err, monitorConn.Close())
 		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), monitorConn.Close(), v.closeConns())
+		return nil, errors.Join(fmt.Errorf("start %s: %w", path, err), v.closeConns())
 	}
 	v.unwatch = context.AfterFunc(ctx, v.child.kill)
 	v.readers.Go(func() { v.readConsole(cfg.Console) })
@@ -143,52 +146,6 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 		return nil, errors.Join(err, v.Close())
 	}
 	return v, nil
-}
-
-// wire makes the socket pairs. It returns QEMU's ends, the arguments that name
-// them, and our end of the monitor.
-func (v *VM) wire(cfg Config) (in []*os.File, args []string, monitor net.Conn, err error) {
-	args = []string{
-		"-nodefaults", "-no-user-config", "-display", "none",
-		// QEMU parses what an untrusted guest sends; it needs no right to run
-		// programs or to gain privileges.
-		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-accel", cfg.Accel.arg(),
-	}
-	join := func(id string) (net.Conn, error) {
-		ours, theirs, err := socketPair(id)
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, firstFD+len(in)))
-		in = append(in, theirs)
-		return ours, nil
-	}
-	defer func() {
-		if err != nil {
-			for _, f := range in {
-				err = errors.Join(err, f.Close())
-			}
-		}
-	}()
-	if monitor, err = join(monitorID); err != nil {
-		return nil, nil, nil, err
-	}
-	if v.consoleConn, err = join(ConsoleID); err != nil {
-		return nil, nil, nil, errors.Join(err, monitor.Close())
-	}
-	for _, id := range cfg.Channels {
-		if v.channels[id], err = join(id); err != nil {
-			delete(v.channels, id)
-			return nil, nil, nil, errors.Join(err, monitor.Close())
-		}
-	}
-	if v.screen, err = memoryFile("screen"); err != nil {
-		return nil, nil, nil, errors.Join(err, monitor.Close())
-	}
-	v.screenArg = fmt.Sprintf("/proc/self/fd/%d", firstFD+len(in))
-	in = append(in, v.screen)
-	return in, append(args, "-mon", "chardev="+monitorID+",mode=control"), monitor, nil
 }
 
 func (v *VM) readConsole(to io.Writer) {
