@@ -87,7 +87,12 @@ func (a *app) root() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       a.Version,
-		Args:          cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := config.Environment(cmd.Flags(), a.Getenv); err != nil {
 				return usage("%w", err)
@@ -97,7 +102,7 @@ func (a *app) root() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage("%w", err) })
+	root.SetFlagErrorFunc(flagError)
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print one JSON document on stdout, events as JSON lines on stderr")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print no progress")
@@ -127,8 +132,11 @@ func helpCommand() *cobra.Command {
 		Short: "Show the help of a command",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, rest, err := cmd.Root().Find(args)
-			if err != nil || len(rest) > 0 {
-				return usage("unknown command %q", strings.Join(args, " "))
+			if err != nil {
+				return usage("%w", err)
+			}
+			if len(rest) > 0 {
+				return unknownCommand(found, rest[0])
 			}
 			return found.Help()
 		},
@@ -146,15 +154,33 @@ func group(name, short string, commands ...*cobra.Command) *cobra.Command {
 // onlyHolds runs a command that does nothing itself: it says what it holds.
 func onlyHolds(cmd *cobra.Command) func(*cobra.Command, []string) error {
 	return func(_ *cobra.Command, args []string) error {
-		var names []string
-		for _, c := range cmd.Commands() {
-			names = append(names, c.Name())
-		}
 		if len(args) > 0 {
-			return usage("unknown command %q for %s; nearest is %q", args[0], cmd.CommandPath(), plan.Nearest(args[0], names))
+			return unknownCommand(cmd, args[0])
 		}
-		return usage("%s takes one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
+		return usage("%s takes one of: %s", cmd.CommandPath(), strings.Join(held(cmd), ", "))
 	}
+}
+
+// held are the names of what a command holds.
+func held(cmd *cobra.Command) []string {
+	var names []string
+	for _, c := range cmd.Commands() {
+		names = append(names, c.Name())
+	}
+	return names
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	return usage("unknown command %q for %s; nearest is %q", name, cmd.CommandPath(), plan.Nearest(name, held(cmd)))
+}
+
+// flagError is a flag that a command does not have. Where the command itself
+// is mistyped, its flags are strange only to what holds it.
+func flagError(cmd *cobra.Command, err error) error {
+	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+		return unknownCommand(cmd, args[0])
+	}
+	return usage("%w", err)
 }
 
 // usage makes a usage error.

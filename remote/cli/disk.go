@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -111,12 +112,12 @@ func (a *app) showImage(i imageInfo) {
 		add(f.Name, f.Value)
 	}
 	for _, f := range i.Files {
-		add("data in", short(f))
+		add("data in", short(filepath.Clean(f)))
 	}
 	for _, w := range in.Warnings {
 		add("warning", w)
 	}
-	a.printf("\n%s\n%s\n", short(i.Path), strings.Join(text, "\n"))
+	a.printf("\n%s\n%s\n", short(filepath.Clean(i.Path)), strings.Join(text, "\n"))
 }
 
 func (a *app) diskConvertCommand() *cobra.Command {

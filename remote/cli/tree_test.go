@@ -54,3 +54,15 @@ func TestHelpAndCompletionOfWhatIsNotThere(t *testing.T) {
 		}
 	}
 }
+
+func TestMistypedCommandIsNamedNotItsFlags(t *testing.T) {
+	for args, want := range map[string]string{
+		"cnvert a -o b":      `unknown command "cnvert" for h2k; nearest is "convert"`,
+		"disk cnvert a -o b": `unknown command "cnvert" for h2k disk; nearest is "convert"`,
+		"help cnvert":        `unknown command "cnvert" for h2k`,
+	} {
+		if got := run(t, &recorder{}, strings.Fields(args)...); got.code != exitUsage || !strings.Contains(got.errOut, want) {
+			t.Errorf("h2k %s: %+v, want %s", args, got, want)
+		}
+	}
+}
