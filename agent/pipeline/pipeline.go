@@ -106,7 +106,7 @@ func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 
 func (r *run) stages(ctx context.Context) error {
 	for _, s := range steps() {
-		if !r.plan.Has(s.stage) || r.job.Done(s.stage) {
+		if !r.todo(s.stage) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
@@ -125,6 +125,16 @@ func (r *run) stages(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// todo reports whether stage s is still to be run. FIX inspects too, in one
+// start of the VM: to count INSPECT as finished before it would keep the job
+// folder of a run that did nothing yet.
+func (r *run) todo(s api.Stage) bool {
+	if s == api.Inspect && r.plan.Has(api.Fix) {
+		return false
+	}
+	return r.plan.Has(s) && !r.job.Done(s)
 }
 
 // conclude writes the outcome into the report.

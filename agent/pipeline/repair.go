@@ -11,12 +11,8 @@ import (
 	"hyper2kvm/image/overlay"
 )
 
-// inspect looks at the guest in the helper VM. Where the plan repairs as well,
-// the fix stage does both in one start of the VM.
+// inspect looks at the guest in the helper VM.
 func (r *run) inspect(ctx context.Context) error {
-	if r.plan.Has(api.Fix) {
-		return nil
-	}
 	return r.repair(ctx, api.Inspect)
 }
 
