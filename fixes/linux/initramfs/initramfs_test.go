@@ -374,6 +374,26 @@ func TestRegenerate(t *testing.T) {
 	}
 }
 
+// TestRegenerateWhatIsConfigured: a generator that would write the same again is
+// not run for it.
+func TestRegenerateWhatIsConfigured(t *testing.T) {
+	tree, g := newGuest(t, initramfsTools, "gzip", slices.Concat(vmwareImage(), []cpio.Member{
+		cpio.File("conf/conf.d/resume", []byte("RESUME=/dev/sda2\n")),
+	}))
+	tree.Put("etc/initramfs-tools/conf.d/resume", []byte("RESUME=/dev/sda2\n"))
+	apply(t, g, Inject)
+	var more bytes.Buffer
+	if err := cpio.Write(&more, []cpio.Member{cpio.File("conf/conf.d/resume", []byte("RESUME=/dev/sda2\n"))}); err != nil {
+		t.Fatal(err)
+	}
+	tree.Put(initrd, slices.Concat([]byte(tree.ReadFile(t, initrd)), pack(t, "gzip", more.Bytes())))
+	run := &generator{t: t, tree: tree}
+	g.Run = run
+	if p := apply(t, g, Regenerate); p.Results[0].State != fixes.Unchanged || len(run.ran) > 0 || len(p.Results[0].Notes) != 1 {
+		t.Errorf("ran %q: %+v", run.ran, p.Results[0])
+	}
+}
+
 // TestAutoRegenerates where a segment cannot follow, or the generator's layout
 // is not known.
 func TestAutoRegenerates(t *testing.T) {

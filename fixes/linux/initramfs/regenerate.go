@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"hyper2kvm/fixes"
@@ -25,6 +26,12 @@ const (
 // regenerate runs the guest's generator for one kernel.
 func (p *plan) regenerate(c *checked) error {
 	version, name := c.version, c.img.name
+	if len(c.missing) == 0 && !slices.ContainsFunc(c.stale, func(s override) bool { return !s.configured }) {
+		for _, s := range c.stale {
+			p.note("%s keeps %s, as it is configured: %s", name, s.Name, s.why)
+		}
+		return nil
+	}
 	why := "lacks " + strings.Join(c.missing, " ")
 	if len(c.missing) == 0 {
 		why = "still speaks of the old machine"

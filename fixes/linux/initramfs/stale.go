@@ -21,10 +21,13 @@ import (
 type override struct {
 	cpio.Member
 	why string
+	// configured says that the guest's own configuration asks for what is
+	// replaced: the generator would put it in again.
+	configured bool
 }
 
 func (c *checked) replace(m cpio.Member, format string, args ...any) {
-	c.stale = append(c.stale, override{m, fmt.Sprintf(format, args...)})
+	c.stale = append(c.stale, override{Member: m, why: fmt.Sprintf(format, args...)})
 }
 
 // findStale finds what in the image still speaks of the old machine: names of
@@ -177,10 +180,13 @@ func (c *checked) staleResume(tree guest.FS, name string, m member) error {
 	if err != nil {
 		return err
 	}
-	if now := resumeLine.FindSubmatch(data); now == nil || unstable(string(now[1])) {
+	now := resumeLine.FindSubmatch(data)
+	configured := now != nil && unstable(string(now[1]))
+	if now == nil || configured {
 		data = resumeLine.ReplaceAll(m.data, []byte("RESUME=none"))
 	}
 	c.replace(cpio.File(name, data), "RESUME=%s is not there on KVM", found[1])
+	c.stale[len(c.stale)-1].configured = configured
 	return nil
 }
 
