@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,7 +159,7 @@ func (h Host) image() api.Check {
 		}
 	}
 	switch err := verifySums(h.ImageDir); {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, errNoSums):
 		c.Needed, c.Detail = false, fmt.Sprintf("%s, not verified: %v", h.ImageDir, err)
 		return c
 	case err != nil:

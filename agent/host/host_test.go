@@ -103,6 +103,10 @@ func TestImage(t *testing.T) {
 	if c := h.image(); c.OK || c.Needed || c.Fix == "" {
 		t.Errorf("image without a list: %+v", c)
 	}
+	write(t, list, sums+strings.Repeat("0", 64)+"  tools.img\n")
+	if c := h.image(); c.OK || !c.Needed || !strings.Contains(c.Detail, "tools.img") {
+		t.Errorf("image without a part that its list names: %+v", c)
+	}
 	write(t, list, sums)
 	h.Now = func() time.Time { return time.Now().Add(2 * imageMaxAge) }
 	if c := h.image(); c.OK || c.Needed || c.Fix == "" {

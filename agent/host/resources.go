@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -21,12 +23,18 @@ import (
 // sumsFile lists the SHA-256 of each file of an image, as sha256sum writes it.
 const sumsFile = "SHA256SUMS"
 
+// errNoSums says that an image has no list: a user may have put it together
+// by hand.
+var errNoSums = errors.New("no " + sumsFile)
+
 // verifySums compares the files of an image with its list, which must name
-// each part. It says fs.ErrNotExist where there is no list: a user may have
-// put the image together by hand.
+// each part without which no helper VM starts.
 func verifySums(dir string) error {
 	f, err := os.Open(filepath.Join(dir, sumsFile))
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errNoSums
+	case err != nil:
 		return err
 	}
 	defer f.Close()
