@@ -76,6 +76,11 @@ func Main(ctx context.Context, env Env) int {
 	return a.exit
 }
 
+// Tree is the tree of commands, for what is derived from it; it runs nothing.
+func Tree() *cobra.Command {
+	return (&app{Env: Env{Stderr: io.Discard}, out: &printer{w: io.Discard}}).root()
+}
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "h2k",

@@ -27,7 +27,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	n := 0
-	root := (&app{}).root()
+	root := Tree()
 	visibleCommands(root, func(c *cobra.Command) {
 		n++
 		if c.Short == "" {
