@@ -49,9 +49,12 @@ func newMachine(cfg Config) (*machine, error) {
 		if strings.ContainsAny(mac, ", =") {
 			return nil, errors.Join(fmt.Errorf("boot: %q is no MAC address", mac), m.remove())
 		}
+		if mac != "" {
+			mac = ",mac=" + mac
+		}
 		// No option ROM and no PXE: a disk that does not boot must say so.
 		m.add("-netdev", fmt.Sprintf("user,id=net%d,restrict=on", i),
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,mac=%s,romfile=", i, mac))
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,romfile=%s", i, mac))
 	}
 	return m, nil
 }

@@ -53,7 +53,7 @@ type Config struct {
 	Disks    []Disk
 	Firmware string   // BIOS (also "") or UEFI, the latter with no boot entries stored
 	Bus      string   // VirtioBlk (also ""), VirtioSCSI or SATA
-	NICs     []string // MAC addresses; the interfaces reach nothing outside
+	NICs     []string // MAC addresses, "" for any; no entry is one interface. They reach nothing outside.
 	Memory   int64    // bytes; 0 is 2 GiB
 	CPUs     int      // 0 is 2
 	Timeout  time.Duration
@@ -102,6 +102,9 @@ func (c *Config) fill() {
 	}
 	if c.Firmware == "" {
 		c.Firmware = BIOS
+	}
+	if len(c.NICs) == 0 {
+		c.NICs = []string{""}
 	}
 	if c.Memory == 0 {
 		c.Memory = defaultMemory

@@ -71,12 +71,25 @@ case "\$*" in
 *--target=drive*) echo "(hd0,gpt2)" ;;
 esac
 END
-chmod 755 "$root/tmp/grub-probe"
-mv "$root/usr/sbin/grub-probe" "$root/usr/sbin/grub-probe.real"
-mv "$root/tmp/grub-probe" "$root/usr/sbin/grub-probe"
+# /boot is a file system of its own there; here it is a folder of the tree.
+cat >"$root/tmp/grub-mkrelpath" <<'END'
+#!/bin/sh
+for path; do :; done
+case $path in /boot|/boot/*) path=${path#/boot} ;; esac
+echo "$path"
+END
+for tool in probe mkrelpath; do
+	chmod 755 "$root/tmp/grub-$tool"
+	real=$(guest which "grub-$tool")
+	mv "$root$real" "$root$real.real"
+	mv "$root/tmp/grub-$tool" "$root$real"
+done
 guest update-grub
-mv "$root/usr/sbin/grub-probe.real" "$root/usr/sbin/grub-probe"
-grep -q 'root=/dev/mapper/vg0-root ro' "$root/boot/grub/grub.cfg"
+for tool in probe mkrelpath; do
+	real=$(guest which "grub-$tool")
+	mv "$root$real.real" "$root$real"
+done
+grep -Pq '^\tlinux\t/vmlinuz-\S+ root=/dev/mapper/vg0-root ro ' "$root/boot/grub/grub.cfg"
 
 # What a minute of waiting for a boot would otherwise be spent on.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service; do
