@@ -285,7 +285,7 @@ func (p *plan) pack(c *checked, members []cpio.Member) (content []byte, how stri
 		return out.Bytes(), "lz4", err
 	case p.takesGzip(c):
 		out.Write(padding)
-		w, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+		w, err := gzip.NewWriterLevel(&out, gzip.DefaultCompression)
 		if err != nil {
 			return nil, "", err
 		}
