@@ -43,7 +43,7 @@ func (w *Writer) NewPacker() (*Packer, error) {
 // no longer than dst when compressing does not make the cluster smaller: then
 // it is to be placed as it is.
 func (p *Packer) Pack(dst []byte, _ int64, cluster []byte) ([]byte, error) {
-	packed := dst
+	var packed []byte
 	if p.zstd != nil {
 		packed = p.zstd.EncodeAll(cluster, dst)
 	} else {

@@ -63,6 +63,7 @@ func (q *Image) unpack(dst []byte, entry uint64) error {
 		return err
 	}
 	if err := q.unpacker.into(dst, packed); err != nil {
+		//nolint:errorlint // a decoder's io.EOF must not look like the end of the disk
 		return fmt.Errorf("%s: decompress cluster at offset %d: %v: %w", q.data.Name, off, err, formats.ErrCorrupt)
 	}
 	return nil

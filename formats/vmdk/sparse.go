@@ -272,6 +272,7 @@ func (s *sparse) inflate(dst []byte, index int64) error {
 		return err
 	}
 	if err := z.into(dst, packed); err != nil {
+		//nolint:errorlint // a decoder's io.EOF must not look like the end of the disk
 		return fmt.Errorf("%s: decompress grain %d at offset %d: %v: %w", s.file.Name, index, at, err, formats.ErrCorrupt)
 	}
 	return nil
