@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -24,14 +25,18 @@ func (a *app) printJSON(v any) error {
 
 // table prints rows in columns; cells are made safe.
 func (a *app) table(rows [][]string) {
-	w := tabwriter.NewWriter(a.out, 0, 8, 2, ' ', 0)
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
 	for _, row := range rows {
 		for i, cell := range row {
 			row[i] = safe(cell)
 		}
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	_ = w.Flush() // the printer keeps the error
+	_ = w.Flush() // into memory
+	for l := range strings.Lines(text.String()) {
+		a.printf("%s\n", strings.TrimRight(l, " \n"))
+	}
 }
 
 // showGuest prints what inspection found.
@@ -100,6 +105,9 @@ func (a *app) showFixes(r *api.Report) {
 		case "changed", "planned":
 			a.printf("\n%s (%s)\n%s\n", f.ID, f.State, indent(safe(f.Why)))
 			a.showDiff(f.Diff)
+		}
+		if f.State == "skipped" {
+			continue // its note says that it does not apply
 		}
 		for _, n := range f.Notes {
 			a.printf("  note, %s: %s\n", f.ID, safe(n))

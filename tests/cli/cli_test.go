@@ -16,6 +16,13 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	// What the program is built of, so that go test knows when a result it
+	// has kept is of another program.
+	_ "hyper2kvm/agent/host"
+	_ "hyper2kvm/agent/pipeline"
+	_ "hyper2kvm/buildimage"
+	_ "hyper2kvm/remote/cli"
 )
 
 // command is where the program under test has its main.
