@@ -14,9 +14,12 @@ import (
 var version = "devel"
 
 func main() {
+	// A reader that went away must not end a conversion: writing to it fails,
+	// and that is all.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	env := compose(cli.OS(version))
-	code := cli.Main(ctx, env)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	code := cli.Main(ctx, compose(cli.OS(version)))
 	stop()
 	os.Exit(code)
 }
