@@ -34,9 +34,15 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 	}
 	report, err := r.inVM(ctx, attached, plan)
 	stop()
-	err = errors.Join(err, ignoreCanceled(served.Wait()))
+	// A disk that could not be read or written is why whatever came of it, and
+	// the guest only saw that something was wrong.
+	if e := ignoreCanceled(served.Wait()); e != nil {
+		return report, outputError("read", r.plan.Sources[0].Path, e)
+	}
 	for _, d := range disks {
-		err = errors.Join(err, d.Sync())
+		if e := d.Sync(); e != nil {
+			err = errors.Join(err, api.NewError(api.CodeJob, "write overlay in", r.job.Dir, e))
+		}
 	}
 	return report, err
 }

@@ -23,6 +23,10 @@ func (r *run) openSources() error {
 			return sourceError("open source", s.Path, err)
 		}
 		r.sources = append(r.sources, c)
+		if err := checkWhole(c); err != nil {
+			r.closeSources()
+			return sourceError("read the map of", s.Path, err)
+		}
 		for _, image := range c.Images() {
 			r.report.Warnings = append(r.report.Warnings, image.Info.Warnings...)
 		}
@@ -33,6 +37,30 @@ func (r *run) openSources() error {
 func (r *run) closeSources() {
 	closeAll(r.sources)
 	r.sources = nil
+}
+
+// slack is how far data may seem to lie beyond the end of its file: the last
+// cluster of a healthy image may be cut short, and a qcow2 cluster has at most
+// 2 MiB (QEMU docs/interop/qcow2.txt, cluster_bits).
+const slack = 2 << 20
+
+// checkWhole walks the map of a disk before anything is done with it, so that a
+// copy that broke off is told at once and not as a guest that cannot be found.
+func checkWhole(d formats.Disk) error {
+	for off := int64(0); off < d.Size(); {
+		e, err := d.Extent(off, d.Size()-off)
+		if err != nil {
+			return err
+		}
+		if e.Plain != nil {
+			file, ok := e.Plain.File.(interface{ Size() int64 })
+			if end := e.Plain.Offset + e.Length; ok && end > file.Size()+slack {
+				return fmt.Errorf("data of guest offset %d ends at byte %d of a file of %d: %w", off, end, file.Size(), formats.ErrTruncated)
+			}
+		}
+		off += e.Length
+	}
+	return nil
 }
 
 // sourceCode is the table from what goes wrong with a source to its code; the
