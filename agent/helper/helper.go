@@ -48,7 +48,7 @@ type Config struct {
 const (
 	DefaultMemory       = 1 << 30
 	DefaultCPUs         = 1
-	DefaultStartTimeout = 2 * time.Minute
+	DefaultStartTimeout = 3 * time.Minute
 )
 
 const (
@@ -76,7 +76,7 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = DefaultStartTimeout
 	}
-	boot, err := findImage(cfg.ImageDir)
+	files, err := findImage(cfg.ImageDir)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func Start(ctx context.Context, cfg Config) (*VM, error) {
 	} else if v.accel, err = qemu.Accelerator(ctx); err != nil {
 		return nil, api.NewError(api.CodeHost, "choose accelerator for", "helper VM", err)
 	}
-	v.qemu, err = qemu.Start(ctx, machine(cfg, v.accel, boot, keys))
+	v.qemu, err = qemu.Start(ctx, machine(cfg, v.accel, files, keys))
 	if err != nil {
 		return nil, failure("start", err)
 	}

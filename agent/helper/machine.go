@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 
@@ -19,17 +20,17 @@ import (
 	"hyper2kvm/initramfs"
 )
 
-// image is the files of an image folder.
-type image struct{ kernel, initramfs, tools string }
+// boot is the files of an image folder.
+type boot struct{ kernel, initramfs, tools string }
 
 // findImage finds the files that buildimage makes; the unpacked kernel is
 // preferred, because it starts sooner.
-func findImage(dir string) (image, error) {
+func findImage(dir string) (boot, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return image{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
+		return boot{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
 	}
-	i := image{
+	i := boot{
 		kernel:    filepath.Join(dir, "vmlinux"),
 		initramfs: filepath.Join(dir, "initramfs.img"),
 		tools:     filepath.Join(dir, "tools.img"),
@@ -40,10 +41,10 @@ func findImage(dir string) (image, error) {
 	for _, path := range []string{i.kernel, i.initramfs, i.tools} {
 		f, err := os.Open(path)
 		if err != nil {
-			return image{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
+			return boot{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
 		}
 		if err := f.Close(); err != nil {
-			return image{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
+			return boot{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
 		}
 	}
 	return i, nil
@@ -88,11 +89,36 @@ func newKey() (ssh.Signer, ed25519.PrivateKey, error) {
 }
 
 // kernelArguments keep the kernel from what this machine does not need and that
-// takes time. panic=-1 with -no-reboot ends QEMU when the agent dies.
-const kernelArguments = "console=ttyS0 quiet panic=-1"
+// takes time, which matters most without KVM. The machine holds one guest's
+// data and runs nothing that a guest could attack but itself, so it needs no
+// security modules and no mitigations between processes.
+func kernelArguments(debug bool) string {
+	words := []string{
+		"console=ttyS0", "quiet",
+		"panic=-1", // with -no-reboot QEMU ends when the agent dies
+		"mitigations=off", "lsm=", "ipv6.disable=1", "8250.nr_uarts=1",
+		"no_timer_check", // fails on a host so busy that the guest misses the ticks
+		"cryptomgr.notests=1", // ciphers test themselves otherwise
+		"initcall_blacklist=" + strings.Join(skippedInitcalls(), ","),
+	}
+	if debug {
+		words = append(words, "h2k.debug")
+	}
+	return strings.Join(words, " ")
+}
+
+// skippedInitcalls are parts of the kernel that are not used here and that took
+// more than 0.1 s each in its boot under TCG (initcall_debug): certificates for
+// module signatures, a random number test, type data for tracing and BPF.
+func skippedInitcalls() []string {
+	return []string{
+		"load_system_certificate_list", "jent_mod_init", "crypto_kdf108_init",
+		"trace_eval_init", "bpf_tcp_ca_kfunc_init", "bpf_dummy_struct_ops_init",
+	}
+}
 
 // machine is QEMU's side of the helper VM.
-func machine(cfg Config, accel qemu.Accel, boot image, k *keys) qemu.Config {
+func machine(cfg Config, accel qemu.Accel, files boot, k *keys) qemu.Config {
 	memory, cpus := cfg.Memory, cfg.CPUs
 	if memory == 0 {
 		memory = DefaultMemory
@@ -100,14 +126,10 @@ func machine(cfg Config, accel qemu.Accel, boot image, k *keys) qemu.Config {
 	if cpus == 0 {
 		cpus = DefaultCPUs
 	}
-	cmdline := kernelArguments
-	if cfg.Debug {
-		cmdline += " h2k.debug"
-	}
 	args := []string{
 		"-M", "pc,usb=off,vmport=off,smbus=off,i8042=off", "-cpu", accel.CPU(), "-no-reboot", "-nic", "none",
 		"-m", fmt.Sprintf("%dK", memory>>10), "-smp", strconv.Itoa(cpus),
-		"-kernel", boot.kernel, "-initrd", boot.initramfs, "-append", cmdline,
+		"-kernel", files.kernel, "-initrd", files.initramfs, "-append", kernelArguments(cfg.Debug),
 		"-serial", "chardev:" + qemu.ConsoleID,
 		"-device", "virtio-serial-pci,id=serial0", "-device", "virtserialport,bus=serial0.0,chardev=" + initramfs.Port + ",name=" + initramfs.Port,
 		"-device", "virtio-scsi-pci,id=scsi0",
@@ -123,7 +145,7 @@ func machine(cfg Config, accel qemu.Accel, boot image, k *keys) qemu.Config {
 	}
 	args = append(args, attach("tools", initramfs.ToolsTarget, 0, map[string]any{
 		"driver": "raw", "read-only": true,
-		"file": map[string]any{"driver": "file", "filename": boot.tools, "read-only": true},
+		"file": map[string]any{"driver": "file", "filename": files.tools, "read-only": true},
 	})...)
 	return qemu.Config{
 		Accel: accel, Args: args, Console: cfg.Console, Channels: []string{initramfs.Port},

@@ -95,6 +95,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Cause }
 
+// consoleLines of the console are shown: a panic of the agent and that of the
+// kernel which follows it take some 50.
+const consoleLines = 70
+
 // Detail is the last lines of QEMU and of the guest's console.
 func (e *Error) Detail() string {
 	var b strings.Builder
@@ -102,7 +106,7 @@ func (e *Error) Detail() string {
 		fmt.Fprintf(&b, "QEMU said:\n%s\n", lastLines(e.Messages, 5))
 	}
 	if e.Console != "" {
-		fmt.Fprintf(&b, "the console's last lines:\n%s\n", lastLines(e.Console, 20))
+		fmt.Fprintf(&b, "the console's last lines:\n%s\n", lastLines(e.Console, consoleLines))
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
