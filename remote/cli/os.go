@@ -17,11 +17,18 @@ func OS(version string) Env {
 		Args:   os.Args[1:],
 		Stdout: os.Stdout, Stderr: os.Stderr,
 		StdoutTerminal: term.IsTerminal(int(os.Stdout.Fd())),
-		StderrTerminal: term.IsTerminal(int(os.Stderr.Fd())),
+		StderrTerminal: hasScreen(os.Stderr),
 		Getenv:         os.Getenv,
 		Version:        version,
 		Executable:     executable,
 	}
+}
+
+// hasScreen says that bars can be drawn: a serial line is a terminal too, but
+// of no known size.
+func hasScreen(f *os.File) bool {
+	width, height, err := term.GetSize(int(f.Fd()))
+	return err == nil && width > 0 && height > 0
 }
 
 // printer remembers the first error of a writer: a result that could not be

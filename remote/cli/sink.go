@@ -161,6 +161,10 @@ type bar struct {
 	last time.Time
 }
 
+// barEvery is how far apart the samples are that a bar's rate is made of:
+// bytes are done in bursts, and a rate that jumps tells nothing.
+const barEvery = 250 * time.Millisecond
+
 func newBars(w io.Writer, plan *api.Plan) *bars {
 	return &bars{progress: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40)), plan: plan, open: map[string]*bar{}}
 }
@@ -183,8 +187,10 @@ func (b *bars) Emit(e api.Event) {
 		one = &bar{Bar: b.add(name, e.Total), last: time.Now()}
 		b.open[name] = one
 	}
-	one.EwmaSetCurrent(e.Done, time.Since(one.last))
-	one.last = time.Now()
+	if since := time.Since(one.last); since >= barEvery || e.Done >= e.Total {
+		one.EwmaSetCurrent(e.Done, since)
+		one.last = time.Now()
+	}
 	if e.Done >= e.Total {
 		one.SetTotal(e.Total, true)
 		delete(b.open, name)
