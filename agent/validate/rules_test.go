@@ -87,9 +87,9 @@ func TestScreenIsRead(t *testing.T) {
 		}
 		t.Skip(err)
 	}
-	glyph := map[byte][cellHeight]byte{}
+	glyphOf := map[byte]glyph{}
 	for g, c := range f {
-		glyph[c] = g
+		glyphOf[c] = g
 	}
 	lines := []string{"[ 1.23] Kernel panic - not syncing: VFS!", "(initramfs) ~# {|} 0Oo1lI", "reversed text"}
 	for _, width := range []int{720, 1280} {
@@ -105,7 +105,7 @@ func TestScreenIsRead(t *testing.T) {
 				ink, paper = paper, ink
 			}
 			for col := range len(line) {
-				draw(p, glyph[line[col]], col*cell, row*cellHeight, cell, ink, paper)
+				draw(p, glyphOf[line[col]], col*cell, row*cellHeight, cell, ink, paper)
 			}
 		}
 		got := strings.Split(f.read(p), "\n")
@@ -125,7 +125,7 @@ func fill(p *image.RGBA, c color.RGBA, r image.Rectangle) {
 	}
 }
 
-func draw(p *image.RGBA, g [cellHeight]byte, x0, y0, cell int, ink, paper color.RGBA) {
+func draw(p *image.RGBA, g glyph, x0, y0, cell int, ink, paper color.RGBA) {
 	fill(p, paper, image.Rect(x0, y0, x0+cell, y0+cellHeight))
 	for y := range cellHeight {
 		for x := range 8 {

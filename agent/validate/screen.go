@@ -11,14 +11,41 @@ import (
 
 // A guest without a serial line writes on its screen. Firmware, boot loaders
 // and Linux's console all draw the characters of the PC's own 8x16 font, each
-// exactly alike and in its cell, so they can be looked up rather than guessed.
+// in its cell and exactly alike, so they can be looked up rather than guessed.
 const (
 	cellHeight = 16
 	glyphs     = 256
 )
 
+// glyph is the bits of a cell, one byte a line, the highest bit leftmost.
+type glyph [cellHeight]byte
+
 // font finds the character for the bits of a cell.
-type font map[[cellHeight]byte]byte
+type font map[glyph]byte
+
+// linuxDraws lists the characters that Linux's framebuffer console draws
+// otherwise than the VGA BIOS, as pictures of such consoles show them; it
+// narrows letters that are meant for cells of 9 columns.
+func linuxDraws() map[byte]glyph {
+	return map[byte]glyph{
+		'0': {0, 0, 0x38, 0x6c, 0xc6, 0xc6, 0xd6, 0xd6, 0xc6, 0xc6, 0x6c, 0x38},
+		'M': {0, 0, 0xc6, 0xee, 0xfe, 0xfe, 0xd6, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6},
+		'T': {0, 0, 0x7e, 0x7e, 0x5a, 0x18, 0x18, 0x18, 0x18, 0x18, 0x18, 0x3c},
+		'V': {0, 0, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0x6c, 0x38, 0x10},
+		'W': {0, 0, 0xc6, 0xc6, 0xc6, 0xc6, 0xd6, 0xd6, 0xd6, 0xfe, 0xee, 0x6c},
+		'X': {0, 0, 0xc6, 0xc6, 0x6c, 0x7c, 0x38, 0x38, 0x7c, 0x6c, 0xc6, 0xc6},
+		'Y': {0, 0, 0x66, 0x66, 0x66, 0x66, 0x3c, 0x18, 0x18, 0x18, 0x18, 0x3c},
+		'Z': {0, 0, 0xfe, 0xc6, 0x86, 0x0c, 0x18, 0x30, 0x60, 0xc2, 0xc6, 0xfe},
+		'`': {0, 0x30, 0x18, 0x0c},
+		'f': {0, 0, 0x1c, 0x36, 0x32, 0x30, 0x78, 0x30, 0x30, 0x30, 0x30, 0x78},
+		'm': {0, 0, 0, 0, 0, 0xec, 0xfe, 0xd6, 0xd6, 0xd6, 0xd6, 0xc6},
+		'v': {0, 0, 0, 0, 0, 0xc6, 0xc6, 0xc6, 0xc6, 0xc6, 0x6c, 0x38},
+		'w': {0, 0, 0, 0, 0, 0xc6, 0xc6, 0xd6, 0xd6, 0xd6, 0xfe, 0x6c},
+		'x': {0, 0, 0, 0, 0, 0xc6, 0x6c, 0x38, 0x38, 0x38, 0x6c, 0xc6},
+		'|': {0, 0, 0x18, 0x18, 0x18, 0x18, 0x18, 0x18, 0x18, 0x18, 0x18, 0x18},
+		'~': {0, 0x76, 0xdc},
+	}
+}
 
 // vgaBIOSes are where distributions put the VGA BIOS that QEMU runs; the font
 // is taken from it.
@@ -61,11 +88,14 @@ func findFont(data []byte) font {
 	}
 	f := font{}
 	for c := glyphs - 1; c >= 0; c-- { // of equal glyphs the lowest code stays
-		var g [cellHeight]byte
+		var g glyph
 		copy(g[:], data[at+c*cellHeight:])
 		f[g] = byte(c)
 	}
-	delete(f, [cellHeight]byte{})
+	for c, g := range linuxDraws() {
+		f[g] = c
+	}
+	delete(f, glyph{})
 	return f
 }
 
@@ -90,7 +120,7 @@ func (f font) read(picture *image.RGBA) string {
 
 // cell looks a cell up, dark on light as well as light on dark.
 func (f font) cell(picture *image.RGBA, x0, y0 int) byte {
-	var bits, inverse [cellHeight]byte
+	var dots, inverse glyph
 	at := func(x, y int) uint32 {
 		p := picture.Pix[picture.PixOffset(x, y):]
 		return uint32(p[0])<<16 | uint32(p[1])<<8 | uint32(p[2])
@@ -99,15 +129,25 @@ func (f font) cell(picture *image.RGBA, x0, y0 int) byte {
 	for y := range cellHeight {
 		for x := range 8 {
 			if at(x0+x, y0+y) != paper {
-				bits[y] |= 0x80 >> x
+				dots[y] |= 0x80 >> x
 			}
 		}
-		inverse[y] = ^bits[y]
+		inverse[y] = ^dots[y]
 	}
-	for _, b := range [][cellHeight]byte{bits, inverse} {
-		if c, ok := f[b]; ok && c > ' ' && c < 0x7f {
-			return c
+	if dots == (glyph{}) {
+		return ' '
+	}
+	for _, b := range []glyph{dots, inverse} {
+		if c, ok := f[b]; ok {
+			return printable(c)
 		}
+	}
+	return ' '
+}
+
+func printable(c byte) byte {
+	if c > ' ' && c < 0x7f {
+		return c
 	}
 	return ' '
 }
