@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -22,12 +23,7 @@ type demo struct {
 }
 
 func (a *app) demoCommand() *cobra.Command {
-	d := demo{
-		recipe:  "debian12-bios",
-		recipes: filepath.Join(a.top(), "tests", "recipes"),
-		guests:  filepath.Join(a.top(), "build", "guests"),
-		out:     "demo",
-	}
+	d := demo{recipe: "debian12-bios", out: "demo"}
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Repair, convert and boot a small, real, broken guest",
@@ -36,6 +32,9 @@ func (a *app) demoCommand() *cobra.Command {
 			"of the booted console is. The recipes are in a checkout of hyper2kvm, in tests/recipes.",
 		Args: exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// No default of a flag: help and man pages are the same everywhere.
+			d.recipes = cmp.Or(d.recipes, filepath.Join(a.top(), "tests", "recipes"))
+			d.guests = cmp.Or(d.guests, filepath.Join(a.top(), "build", "guests"))
 			guest, err := a.demoGuest(cmd.Context(), d)
 			if err != nil {
 				return err
@@ -50,8 +49,8 @@ func (a *app) demoCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.recipe, "recipe", d.recipe, "`name` of the guest")
-	f.StringVar(&d.recipes, "recipes", d.recipes, "`folder` of the recipes")
-	f.StringVar(&d.guests, "guests", d.guests, "`folder` for the guest")
+	f.StringVar(&d.recipes, "recipes", "", "`folder` of the recipes (default: of the checkout that h2k was built in)")
+	f.StringVar(&d.guests, "guests", "", "`folder` for the guest (default: build/guests there)")
 	f.StringVarP(&d.out, "output", "o", d.out, "`folder` for the result")
 	return cmd
 }
