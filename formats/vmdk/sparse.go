@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zlib"
 
@@ -29,10 +31,20 @@ type sparse struct {
 	gd        []uint32
 	hasParent bool
 	markers   bool
-	tables    *blockcache.Cache[[]uint32] // by index in gd
+	tables    *blockcache.Cache[[]uint32] // by index in gd; nil for a table without entries
+	holes     holeFinder                  // nil when the file does not tell
+	hole      atomic.Pointer[[2]int64]    // the hole that was found last, in bytes
 	grains    *blockcache.Cache[[]byte]   // by grain index; nil when not compressed
 	inflaters sync.Pool
+	ahead     sync.Pool // of *[]byte
 	warnings  []string
+}
+
+// holeFinder is what a file may offer beside ReadAt: the first run of data at
+// or after off begins at data and ends before hole. Tables of a disk that is
+// nearly empty lie in holes: they need not be read.
+type holeFinder interface {
+	NextData(off int64) (data, hole int64, err error)
 }
 
 // grainAt says where a grain is.
@@ -47,6 +59,7 @@ func newSparse(f formats.File, h *sparseHeader, hasParent bool) (*sparse, error)
 		perTable: int64(h.gtesPerTable), hasParent: hasParent,
 		markers: h.flags&flagMarkers != 0,
 	}
+	s.holes, _ = f.ReaderAt.(holeFinder)
 	if err := s.loadDirectory(h); err != nil {
 		return nil, err
 	}
@@ -110,12 +123,63 @@ func (s *sparse) readEntries(off, n int64) ([]uint32, error) {
 	return out, nil
 }
 
+// loadTable reads a grain table; nil is one without entries.
 func (s *sparse) loadTable(i int64) ([]uint32, error) {
-	gt, err := s.readEntries(int64(s.gd[i])*sectorSize, s.perTable)
+	at := int64(s.gd[i]) * sectorSize
+	if s.inHole(at, true) {
+		return nil, nil
+	}
+	gt, err := s.readEntries(at, s.perTable)
 	if err != nil {
 		return nil, fmt.Errorf("grain table %d: %w", i, err)
 	}
-	return gt, nil
+	if slices.ContainsFunc(gt, func(e uint32) bool { return e != 0 }) {
+		return gt, nil
+	}
+	s.lookAhead(at)
+	return nil, nil
+}
+
+// aheadBytes is how far is looked for more empty tables behind an empty one.
+const aheadBytes = 256 << 10
+
+// lookAhead keeps the run of zeroes at off as a hole: the empty tables of a
+// disk that is nearly empty follow each other, and are passed over as one.
+func (s *sparse) lookAhead(off int64) {
+	buf, _ := s.ahead.Get().(*[]byte)
+	if buf == nil {
+		b := make([]byte, aheadBytes)
+		buf = &b
+	}
+	defer s.ahead.Put(buf)
+	b := (*buf)[:min(aheadBytes, s.file.Size-off)]
+	if readFull(s.file, b, off) != nil {
+		return // whoever needs these bytes will be told
+	}
+	zeroes := len(b)
+	// Comparing the bytes with themselves, one further, is the fastest test.
+	if len(b) > 0 && (b[0] != 0 || !bytes.Equal(b[:len(b)-1], b[1:])) {
+		zeroes -= len(bytes.TrimLeft(b, "\x00"))
+	}
+	s.hole.Store(&[2]int64{off, off + int64(zeroes)})
+}
+
+// inHole reports whether the grain table at off lies in a hole of the file, as
+// far as is known; look asks the file.
+func (s *sparse) inHole(off int64, look bool) bool {
+	end := off + s.perTable*4
+	if h := s.hole.Load(); h != nil && off >= h[0] && end <= h[1] {
+		return true
+	}
+	if !look || s.holes == nil {
+		return false
+	}
+	data, _, err := s.holes.NextData(off)
+	if err != nil || data < end {
+		return false // reading tells what is wrong
+	}
+	s.hole.Store(&[2]int64{off, data})
+	return true
 }
 
 // empty is what a grain without entry is.
@@ -168,22 +232,30 @@ func (s *sparse) Extent(offset, limit int64) (formats.Extent, error) {
 	return e, nil
 }
 
+// table gives a grain table; nil is one without entries.
+func (s *sparse) table(i int64) ([]uint32, error) {
+	if s.gd[i] == 0 || s.inHole(int64(s.gd[i])*sectorSize, false) {
+		return nil, nil
+	}
+	return s.tables.Get(i)
+}
+
 // runInTable counts the grains from index to the end of its table (or last)
 // that go on the run, which has count grains already; more is false when the
 // run ends within the table.
 func (s *sparse) runInTable(index, last int64, run *grainAt, count int64) (n int64, more bool, err error) {
 	table := index / s.perTable
 	stop := min((table+1)*s.perTable-1, last)
-	if s.gd[table] == 0 {
+	gt, err := s.table(table)
+	if err != nil {
+		return 0, false, err
+	}
+	if gt == nil {
 		if count > 0 && run.kind != s.empty() {
 			return 0, false, nil
 		}
 		run.kind = s.empty()
 		return stop - index + 1, true, nil
-	}
-	gt, err := s.tables.Get(table)
-	if err != nil {
-		return 0, false, err
 	}
 	for ; index+n <= stop; n++ {
 		g := s.decode(gt[(index+n)%s.perTable])
@@ -257,9 +329,12 @@ func (s *sparse) loadGrain(index int64) ([]byte, error) {
 
 // inflate decompresses the grain of that index into dst.
 func (s *sparse) inflate(dst []byte, index int64) error {
-	gt, err := s.tables.Get(index / s.perTable)
+	gt, err := s.table(index / s.perTable)
 	if err != nil {
 		return err
+	}
+	if gt == nil {
+		return fmt.Errorf("%s: grain table %d has changed: %w", s.file.Name, index/s.perTable, formats.ErrCorrupt)
 	}
 	at := s.decode(gt[index%s.perTable]).off
 	z, _ := s.inflaters.Get().(*inflater)
