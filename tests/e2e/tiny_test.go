@@ -71,6 +71,7 @@ func tinyGuest() tree {
 		"etc/initramfs-tools/modules":        "# modules\n",
 		"etc/initramfs-tools/initramfs.conf": "MODULES=most\n",
 		"usr/sbin/update-initramfs":          "#!/bin/sh\n",
+		"usr/sbin/mkinitramfs":               "#!/bin/sh\n",
 		"usr/bin/sh":                         "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x03\x00\x3e\x00" + strings.Repeat("\x00", 44),
 		"bin":                                "-> usr/bin",
 		"sbin":                               "-> usr/sbin",
@@ -90,12 +91,16 @@ func tinyGuest() tree {
 	var dep strings.Builder
 	for _, m := range []string{"virtio/virtio", "virtio/virtio_ring", "virtio/virtio_pci", "virtio/virtio_pci_modern_dev", "virtio/virtio_pci_legacy_dev",
 		"block/virtio_blk", "scsi/virtio_scsi", "net/virtio_net", "scsi/scsi_mod", "scsi/sd_mod", "scsi/scsi_common"} {
-		t["usr/lib/modules/"+kver+"/kernel/drivers/"+m+".ko"] = "module " + m
+		t["usr/lib/modules/"+kver+"/kernel/drivers/"+m+".ko"] = emptyModule
 		fmt.Fprintf(&dep, "kernel/drivers/%s.ko:\n", m)
 	}
 	t["usr/lib/modules/"+kver+"/modules.dep"] = dep.String()
 	return t
 }
+
+// emptyModule is an ELF object without sections (gABI, ELF-64 header).
+var emptyModule = "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x01\x00\x3e\x00\x01" + strings.Repeat("\x00", 31) +
+	"\x40\x00\x00\x00\x00\x00\x40\x00\x00\x00\x00\x00"
 
 // cpioOfNothing is a newc archive with no member but its trailer.
 var cpioOfNothing = "070701" + strings.Repeat("0", 8*4) + "00000001" + strings.Repeat("0", 8*6) + "0000000B" + "00000000" + "TRAILER!!!\x00\x00\x00\x00"
@@ -201,7 +206,7 @@ func TestFullBootIsRefused(t *testing.T) {
 	}
 	files["boot/.keep"] = ""
 	files["etc/fstab"] += "/dev/sda2 /boot ext4 defaults 0 2\n"
-	boot["filler"] = strings.Repeat("x", 6*mib)
+	boot["filler"] = strings.Repeat("x", 4*mib)
 	disk := tinyDisk(t, dir, ext4(t, dir, "root", files, 256*mib), ext4(t, dir, "boot", boot, 7*mib))
 	r, out := convertTiny(t, disk)
 	refusedWith(t, r, out, "H2K-GUEST-NO-SPACE")
@@ -230,4 +235,37 @@ func TestHostileLinks(t *testing.T) {
 	if r.code == 0 {
 		secondRunChangesNothing(t, out)
 	}
+}
+
+// TestInPlaceAndUndo repairs an image in place and takes it back: what a plan
+// would change is then, byte for byte, what it would have changed before.
+func TestInPlaceAndUndo(t *testing.T) {
+	requireVM(t)
+	dir := t.TempDir()
+	raw := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
+	vmdk := filepath.Join(dir, "tiny.vmdk")
+	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", raw, vmdk)
+	for _, disk := range []string{raw, vmdk} {
+		before := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0))
+		if before == "" {
+			t.Fatal("there is nothing to repair")
+		}
+		h2k(t, "fix", "--in-place", "--json", disk).want(t, 0)
+		if after := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0)); after != "" {
+			t.Errorf("%s: a second run would change:\n%s", disk, after)
+		}
+		h2k(t, "undo", "--json", disk).want(t, 0)
+		if again := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0)); again != before {
+			t.Errorf("%s: undo did not give the files back; a plan says\n%s\nand said before\n%s", disk, again, before)
+		}
+	}
+	nothingLeft(t, dir, "root.d", "root.ext4", "tiny.raw", "tiny.vmdk")
+}
+
+func diffs(r result) string {
+	var b strings.Builder
+	for _, f := range r.report.Fixes {
+		b.WriteString(f.Diff)
+	}
+	return b.String()
 }
