@@ -20,7 +20,7 @@ RUN_PACKAGES   := qemu-system-x86 ovmf
 IMAGE_PACKAGES := lvm2 cryptsetup-bin mdadm ntfs-3g e2fsprogs xfsprogs btrfs-progs dosfstools dpkg-dev
 GUEST_PACKAGES := $(shell cat tests/recipes/packages.txt)
 TEST_PACKAGES  := qemu-utils nbdkit libnbd-bin libhivex-bin kmod cpio zstd xz-utils lz4 bzip2 lzma fdisk gdisk \
-	initramfs-tools-core libvirt-clients procps util-linux
+	initramfs-tools-core libvirt-clients libxml2-utils procps util-linux
 BENCH_PACKAGES := virt-v2v libguestfs-tools
 
 # What the helper image is built from; it is built again when one changes.
@@ -68,7 +68,8 @@ demo: build appliance ## repair, convert and boot a small, real, broken guest
 	bin/h2k demo -o demo
 
 test: build appliance guests ## all tests, virtual machines included
-	H2K_REQUIRE_VM=1 go test -timeout 60m ./...
+	@# One package at a time: without KVM a virtual machine takes both cores.
+	H2K_REQUIRE_VM=1 go test -p 1 -timeout 60m ./...
 
 test-fast: ## tests that take no virtual machine
 	go test -short ./...
