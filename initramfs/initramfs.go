@@ -49,14 +49,14 @@ const (
 	LinePrefix = "h2k-agent: "
 	// LineReady says that the agent serves.
 	LineReady = LinePrefix + "ready"
-	// LineFailed begins the reason why it does not; the machine powers off.
+	// LineFailed begins the reason why it does not; the machine ends.
 	LineFailed = LinePrefix + "failed: "
 )
 
 // Boot lists the modules that every run needs, besides what the kernel has
-// built in: the keys, and the disks.
+// built in: the port and the disks.
 func Boot() []string {
-	return []string{"qemu_fw_cfg", "virtio_pci", "virtio_mmio", "virtio_console", "virtio_scsi", "sd_mod"}
+	return []string{"virtio_pci", "virtio_console", "virtio_scsi", "sd_mod"}
 }
 
 // Modules lists what the tools image carries for disks and file systems. A

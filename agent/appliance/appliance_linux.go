@@ -1,5 +1,5 @@
 // Package appliance is the agent as the helper VM's process 1: it brings the
-// machine up, serves the API to the host, and powers off when the host leaves.
+// machine up, serves the API to the host, and ends the machine when the host leaves.
 package appliance
 
 import (
@@ -35,7 +35,7 @@ func Main(ctx context.Context, args []string) error {
 	if err := serve(ctx); err != nil {
 		initramfs.Say(initramfs.LineFailed + err.Error())
 	}
-	return initramfs.PowerOff()
+	return initramfs.End()
 }
 
 // serve serves one connection on the port to the host.
