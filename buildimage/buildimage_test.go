@@ -203,7 +203,11 @@ func TestMissingProgramsAreNamedWithTheirPackages(t *testing.T) {
 			t.Errorf("%q lacks %q", err, want)
 		}
 	}
-	if got := err.(*MissingError).Packages(); !slices.Equal(got, []string{"lvm2", "xfsprogs"}) {
+	missing, ok := errors.AsType[*MissingError](err)
+	if !ok {
+		t.Fatalf("err = %v; want a *MissingError", err)
+	}
+	if got := missing.Packages(); !slices.Equal(got, []string{"lvm2", "xfsprogs"}) {
 		t.Errorf("Packages = %v", got)
 	}
 }
