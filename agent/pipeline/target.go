@@ -42,18 +42,7 @@ func (r *run) domainConfig() (domain.Config, error) {
 		}
 		cfg.Disks = append(cfg.Disks, domain.Disk{Path: path, Format: r.plan.Target.Format, Bus: "virtio"})
 	}
-	for i, mac := range r.macs() {
-		nic := domain.NIC{MAC: mac}
-		if i < len(m.NICs) {
-			nic.Network = m.NICs[i].Network
-		}
-		cfg.NICs = append(cfg.NICs, nic)
-	}
-	if len(cfg.NICs) == 0 {
-		for _, n := range m.NICs {
-			cfg.NICs = append(cfg.NICs, domain.NIC{MAC: n.MAC, Network: n.Network})
-		}
-	}
+	cfg.NICs = r.nics()
 	return cfg, nil
 }
 
@@ -87,4 +76,28 @@ func (r *run) publishReport() error {
 		}
 	}
 	return nil
+}
+
+// nics are the target machine's NICs: those that the guest was found to have,
+// else those of the plan. One whose MAC address is not known gets a new one
+// from libvirt.
+func (r *run) nics() []domain.NIC {
+	planned := r.plan.Machine.NICs
+	var out []domain.NIC
+	if r.report.Guest != nil {
+		for i, n := range r.report.Guest.NICs {
+			nic := domain.NIC{MAC: n.MAC}
+			if i < len(planned) {
+				nic.Network = planned[i].Network
+			}
+			out = append(out, nic)
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, n := range planned {
+		out = append(out, domain.NIC{MAC: n.MAC, Network: n.Network})
+	}
+	return out
 }

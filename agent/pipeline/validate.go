@@ -189,20 +189,10 @@ func (r *run) firmware() string {
 	return "bios"
 }
 
-// macs are the target machine's MAC addresses, in order.
+// macs are the MAC addresses of the target machine's NICs that are known.
 func (r *run) macs() []string {
 	var out []string
-	if r.report.Guest != nil {
-		for _, n := range r.report.Guest.NICs {
-			if n.MAC != "" {
-				out = append(out, n.MAC)
-			}
-		}
-	}
-	if len(out) > 0 {
-		return out
-	}
-	for _, n := range r.plan.Machine.NICs {
+	for _, n := range r.nics() {
 		if n.MAC != "" {
 			out = append(out, n.MAC)
 		}

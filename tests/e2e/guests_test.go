@@ -103,6 +103,9 @@ func checkOutputs(t *testing.T, dir, out, firmware string) {
 	if got := strings.Contains(string(xml), "firmware='efi'") || strings.Contains(string(xml), `firmware="efi"`); got != (firmware == "uefi") {
 		t.Errorf("domain XML has UEFI: %v; the guest is %s\n%s", got, firmware, xml)
 	}
+	if !strings.Contains(string(xml), "<interface ") {
+		t.Errorf("the domain has no network card:\n%s", xml)
+	}
 	nothingLeft(t, dir, "guest.qcow2", "guest.xml", "guest.report.json", "guest.report.html",
 		"guest.virtio-blk.png", "guest.virtio-blk.console.txt", "guest.virtio-scsi.png", "guest.virtio-scsi.console.txt")
 	for _, f := range []string{"guest.report.json", "guest.report.html", "guest.virtio-blk.png"} {
