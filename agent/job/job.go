@@ -58,19 +58,16 @@ type Job struct {
 
 	lock   *os.File
 	events *eventLog
-	fresh  bool // the folder did not exist before
 }
 
 // Open locks the folder dir for plan, making it where it is missing. With
 // resume, the state of an unfinished run of the same plan is taken over;
 // without, anything found there from a dead run is thrown away.
 func Open(dir string, plan *api.Plan, resume bool) (*Job, error) {
-	_, err := os.Lstat(dir)
-	fresh := errors.Is(err, fs.ErrNotExist)
 	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make job folder: %w", err)
 	}
-	j := &Job{Dir: dir, Plan: plan, fresh: fresh}
+	j := &Job{Dir: dir, Plan: plan}
 	if err := j.acquire(); err != nil {
 		return nil, err
 	}

@@ -169,3 +169,25 @@ func TestTempSweepsKilledRunsOnly(t *testing.T) {
 		t.Error("folder of a living run was removed")
 	}
 }
+
+func TestScratchOfAKilledRunIsSwept(t *testing.T) {
+	dir := t.TempDir()
+	dead, err := NewScratch(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.lock.Close() // as a kill does
+	alive, err := NewScratch(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dead.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Error("scratch folder of a killed run is left")
+	}
+	if err := alive.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,12 +26,8 @@ func Temp(dir string, plan *api.Plan) (*Job, error) {
 		os.RemoveAll(name)
 		return nil, err
 	}
-	j.fresh = true
 	return j, nil
 }
-
-// Fresh reports whether the folder was made by this run.
-func (j *Job) Fresh() bool { return j.fresh }
 
 // sweep removes the temporary folders that no living process has locked. What
 // it cannot look at or remove is left: it may be another user's.
@@ -46,4 +43,32 @@ func sweep(dir string) {
 		}
 		f.Close()
 	}
+}
+
+// Scratch is a throw-away folder for what belongs to no job, such as sockets,
+// whose paths must be short. One of a killed run is swept like a job's.
+type Scratch struct {
+	Dir  string
+	lock *os.File
+}
+
+// NewScratch makes a scratch folder in dir and sweeps those of killed runs.
+func NewScratch(dir string) (*Scratch, error) {
+	sweep(dir)
+	name, err := os.MkdirTemp(dir, tempPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("make scratch folder: %w", err)
+	}
+	j := &Job{Dir: name}
+	if err := j.acquire(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(name))
+	}
+	return &Scratch{Dir: name, lock: j.lock}, nil
+}
+
+// Close removes the folder.
+func (s *Scratch) Close() error {
+	err := os.RemoveAll(s.Dir)
+	s.lock.Close()
+	return err
 }

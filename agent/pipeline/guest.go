@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/helper"
+	"hyper2kvm/agent/job"
 	"hyper2kvm/image/nbd"
 	"hyper2kvm/image/overlay"
 )
@@ -19,16 +19,16 @@ import (
 // inHelper boots the helper VM with the overlays attached, runs the plan that
 // rewrite makes of ours there, and takes everything down again.
 func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.Plan) (*api.Report, error) {
-	dir, err := os.MkdirTemp(r.cfg.TempDir, "h2k-")
+	scratch, err := job.NewScratch(r.cfg.TempDir)
 	if err != nil {
 		return nil, api.NewError(api.CodeHost, "make folder for sockets in", r.cfg.TempDir, err)
 	}
-	defer os.RemoveAll(dir)
+	defer scratch.Close()
 
 	serveCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	served, _ := errgroup.WithContext(serveCtx)
-	attached, err := serveDisks(serveCtx, served, dir, disks)
+	attached, err := serveDisks(serveCtx, served, scratch.Dir, disks)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/job"
 	"hyper2kvm/agent/validate"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/nbd"
@@ -138,17 +139,17 @@ func (r *run) bootOn(ctx context.Context, bus string, canaries []*overlay.Overla
 
 func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Overlay) (api.Verdict, error) {
 	// A unix socket's path is limited to 108 bytes: not in the job folder.
-	dir, err := os.MkdirTemp(r.cfg.TempDir, "h2k-")
+	scratch, err := job.NewScratch(r.cfg.TempDir)
 	if err != nil {
 		return api.Verdict{}, err
 	}
-	defer os.RemoveAll(dir)
+	defer scratch.Close()
 	serveCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, _ := errgroup.WithContext(serveCtx)
 	cfg := r.bootConfig(bus, work)
 	for i, o := range layers {
-		socket := filepath.Join(dir, fmt.Sprintf("nbd%d", i))
+		socket := filepath.Join(scratch.Dir, fmt.Sprintf("nbd%d", i))
 		l, err := net.Listen("unix", socket)
 		if err != nil {
 			return api.Verdict{}, errors.Join(err, stopServing(stop, g))
