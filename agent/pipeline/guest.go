@@ -77,7 +77,10 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 	if err != nil {
 		return nil, helperError("start helper VM", err)
 	}
-	r.report.Accel = vm.Accel().String()
+	if accel := vm.Accel().String(); r.report.Accel != accel {
+		r.report.Accel = accel
+		r.notice(plan.Stages[0], "the helper VM runs on %s", accel)
+	}
 	sub := *plan
 	sub.Sources = nil
 	for i := range disks {

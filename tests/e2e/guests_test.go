@@ -124,3 +124,20 @@ func secondRunChangesNothing(t *testing.T, out string) {
 		}
 	}
 }
+
+// TestRegeneratedInitramfsBoots has the guest's own generator make the image,
+// inside the helper VM.
+func TestRegeneratedInitramfsBoots(t *testing.T) {
+	src := guest(t, "debian12-bios")
+	unchanged(t, src)
+	out := filepath.Join(t.TempDir(), "guest.qcow2")
+	r := h2k(t, "convert", src, "-o", out, "--initramfs", "regenerate", "--validate", "--bus", "virtio-scsi", "--json").want(t, 0)
+	for _, f := range r.report.Fixes {
+		if f.ID == "linux/initramfs" && !strings.Contains(f.Diff, "update-initramfs") {
+			t.Errorf("the generator was not run:\n%s", f.Diff)
+		}
+	}
+	for _, v := range r.report.Verdicts {
+		checkVerdict(t, v, "ens192", "10.0.2.50/24")
+	}
+}
