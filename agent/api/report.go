@@ -37,6 +37,8 @@ type Report struct {
 type StageTime struct {
 	Stage   Stage   `json:"stage"`
 	Seconds float64 `json:"seconds"`
+	// Detail says what the time went to inside the stage.
+	Detail string `json:"detail,omitempty"`
 }
 
 // DiskReport is one disk, from source to output.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -73,6 +74,7 @@ func serveDisks(ctx context.Context, g *errgroup.Group, dir string, disks []*ove
 }
 
 func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*api.Report, error) {
+	start := time.Now()
 	vm, err := helper.Start(ctx, helper.Config{ImageDir: r.cfg.ImageDir, Disks: disks, Memory: r.cfg.Memory})
 	if err != nil {
 		return nil, helperError("start helper VM", err)
@@ -81,16 +83,28 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 		r.report.Accel = accel
 		r.notice(plan.Stages[0], "the helper VM runs on %s", accel)
 	}
+	r.spend("helper VM ready", time.Since(start).Seconds())
 	sub := *plan
 	sub.Sources = nil
 	for i := range disks {
 		sub.Sources = append(sub.Sources, api.Source{Path: vm.Device(i), Format: "raw"})
 	}
 	report, err := vm.Agent().Run(ctx, &sub, "", r.events)
+	if report != nil {
+		for _, s := range report.Stages {
+			r.spend(string(s.Stage)+" in it", s.Seconds)
+		}
+	}
+	start = time.Now()
 	if e := vm.Close(); err == nil && e != nil {
 		err = helperError("stop helper VM", e)
 	}
+	r.spend("its end", time.Since(start).Seconds())
 	return report, err
+}
+
+func (r *run) spend(what string, seconds float64) {
+	r.spent = append(r.spent, fmt.Sprintf("%s %.1f s", what, seconds))
 }
 
 // helperError gives an error of the helper VM its code, unless it has one.

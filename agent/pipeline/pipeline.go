@@ -52,6 +52,7 @@ type run struct {
 
 	sources  []*chain.Chain
 	overlays []*overlay.Overlay // one a source, nil until a stage needs them
+	spent    []string           // what the time of the current stage went to
 }
 
 // step is a stage as the pipeline runs it.
@@ -113,13 +114,16 @@ func (r *run) stages(ctx context.Context) error {
 			return api.NewError(api.CodeInterrupted, string(s.stage), r.plan.Name, context.Cause(ctx))
 		}
 		start := time.Now()
+		r.spent = nil
 		if err := s.run(r, ctx); err != nil {
 			if ctx.Err() != nil {
 				return api.Errorf(api.CodeInterrupted, string(s.stage), r.plan.Name, "%w (%w)", context.Cause(ctx), err)
 			}
 			return err
 		}
-		r.report.Stages = append(r.report.Stages, api.StageTime{Stage: s.stage, Seconds: time.Since(start).Seconds()})
+		r.report.Stages = append(r.report.Stages, api.StageTime{
+			Stage: s.stage, Seconds: time.Since(start).Seconds(), Detail: strings.Join(r.spent, ", "),
+		})
 		if err := r.job.Finish(s.stage, r.report); err != nil {
 			return api.NewError(api.CodeJob, "record stage", string(s.stage), err)
 		}

@@ -2,11 +2,14 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
+	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/helper"
 )
 
@@ -27,10 +30,7 @@ func Works(p Parts) []Work {
 			Name: "helper VM ready for the first command", Limit: 0.3, PeerName: "guestfish run",
 			Ours: p.helperReady, Peer: p.guestfish,
 		},
-		{
-			Name: "whole convert of the Debian 12 guest", Limit: 0.15, PeerName: "virt-v2v",
-			Ours: p.convert, Peer: p.virtV2V,
-		},
+		p.wholeConvert(),
 		{
 			Name: "sparse VMDK to qcow2", Limit: 1.0, PeerName: "qemu-img -W -m 16",
 			Ours: p.diskConvert, Peer: p.qemuImg,
@@ -52,8 +52,29 @@ func (p Parts) guestfish(ctx context.Context, _ string) error {
 	return p.libguestfs(ctx, "guestfish", "-a", "/dev/null", "run")
 }
 
-func (p Parts) convert(ctx context.Context, dir string) error {
-	return command(ctx, nil, p.H2K, "convert", p.Guest, "-o", filepath.Join(dir, "out.qcow2"))
+// wholeConvert is the main job; its note says what our last round spent where.
+func (p Parts) wholeConvert() Work {
+	var spent []string
+	return Work{
+		Name: "whole convert of the Debian 12 guest", Limit: 0.15, PeerName: "virt-v2v",
+		Ours: func(ctx context.Context, dir string) error {
+			out, err := exec.CommandContext(ctx, p.H2K, "convert", p.Guest, "-o", filepath.Join(dir, "out.qcow2"), "--json").Output()
+			if err != nil {
+				return fmt.Errorf("run h2k convert: %w", err)
+			}
+			var report api.Report
+			if err := json.Unmarshal(out, &report); err != nil {
+				return fmt.Errorf("read report: %w", err)
+			}
+			spent = nil
+			for _, s := range report.Stages {
+				spent = append(spent, fmt.Sprintf("%s %.1f s (%s)", s.Stage, s.Seconds, s.Detail))
+			}
+			return nil
+		},
+		Peer: p.virtV2V,
+		Note: func() string { return "stages of the last round: " + strings.Join(spent, ", ") },
+	}
 }
 
 func (p Parts) virtV2V(ctx context.Context, dir string) error {
