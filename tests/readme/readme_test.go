@@ -4,12 +4,15 @@ package readme
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"hyper2kvm/agent/api"
 	"hyper2kvm/remote/cli"
+	"hyper2kvm/remote/plan"
 )
 
 const top = "../.."
@@ -159,6 +162,79 @@ func TestRoomsAndLinksAreThere(t *testing.T) {
 		if e.IsDir() && !strings.Contains(read(t, ".gitignore"), "/"+e.Name()+"/") && !strings.HasPrefix(e.Name(), ".") &&
 			!strings.Contains(text, "| `"+e.Name()+"/` |") {
 			t.Errorf("%s/ is not on the README's map", e.Name())
+		}
+	}
+}
+
+// TestCommandLinesRun runs what the README says of h2k, in its order, on a
+// real guest. make demo and make test are run by CI; that --validate boots the
+// result is what tests/e2e shows.
+func TestCommandLinesRun(t *testing.T) {
+	guest, bin := filepath.Join(top, "build/guests/debian12-bios.vmdk"), filepath.Join(top, "bin/h2k")
+	for _, p := range []string{guest, bin, filepath.Join(top, "build/image/initramfs.img")} {
+		_, err := os.Stat(p)
+		if err != nil && os.Getenv("H2K_REQUIRE_VM") != "" {
+			t.Fatalf("%v: make test builds it", err)
+		}
+		if err != nil || testing.Short() {
+			t.Skipf("runs with virtual machines only: make test (%v)", err)
+		}
+	}
+	dir := t.TempDir()
+	for name, to := range map[string]string{"guest.vmdk": guest, "bin": filepath.Dir(bin)} {
+		to, err := filepath.Abs(to)
+		if err == nil {
+			err = os.Symlink(to, filepath.Join(dir, name))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, l := range blocks(read(t, "README.md")) {
+		if strings.HasPrefix(l, "make ") {
+			continue
+		}
+		cmd := exec.CommandContext(t.Context(), "bash", "-c", strings.ReplaceAll(l, " --validate", ""))
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", l, err, out)
+		}
+	}
+	for _, name := range []string{"guest.qcow2", "guest.xml", "guest.report.json", "guest.report.html"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Errorf("the README promises %s: %v", name, err)
+		}
+	}
+}
+
+// TestExampleIsReal: the worked example shows what a run printed.
+func TestExampleIsReal(t *testing.T) {
+	_, example, _ := strings.Cut(read(t, "README.md"), "<!-- demo -->")
+	example, _, _ = strings.Cut(example, "<!-- /demo -->")
+	for _, part := range []string{"linux/fstab (changed)", "VERDICT", "virtio-blk", "virtio-scsi", "booted", "guest.virtio-blk.png", "guest.xml"} {
+		if !strings.Contains(example, part) {
+			t.Errorf("the worked example does not show %q", part)
+		}
+	}
+}
+
+func TestPlansAreRead(t *testing.T) {
+	plans := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1)
+	if len(plans) == 0 {
+		t.Error("the README shows no plan")
+	}
+	for _, m := range plans {
+		path := filepath.Join(t.TempDir(), "plan.yaml")
+		if err := os.WriteFile(path, []byte(m[1]), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p, err := plan.Load(path, api.Plan{})
+		if err == nil {
+			err = p.Check()
+		}
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }
