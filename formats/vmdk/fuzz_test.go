@@ -57,6 +57,15 @@ func small(t testing.TB, variant string) []byte {
 	return out
 }
 
+// blank is a header without capacity, grain or descriptor, but with the size
+// of a descriptor.
+func blank() []byte {
+	b := make([]byte, 512)
+	copy(b, "KDMV\x01")
+	b[36] = 1
+	return b
+}
+
 // Whatever the bytes: an error, or a disk that keeps the contract, soon.
 func FuzzOpen(f *testing.F) {
 	sparse := small(f, "monolithicSparse")
@@ -66,6 +75,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(sparse[:len(sparse)-4096])
 	f.Add([]byte("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=2\nRW 8 FLAT \"x\" 0\nRW 1 ZERO\nRW 4 SPARSE \"x\"\n"))
 	f.Add(append([]byte("COWD\x01\x00\x00\x00\x03\x00\x00\x00\x10\x00\x00\x00\x01\x00\x00\x00\x04\x00\x00\x00"), make([]byte, 30<<10)...))
+	f.Add(blank())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		open := func(string) (formats.File, error) { return memory("x", b), nil }
 		img, err := vmdk.Open(memory("fuzz", b), open)

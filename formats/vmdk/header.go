@@ -77,7 +77,7 @@ func readSparseHeader(f formats.File) (*sparseHeader, error) {
 		return nil, err
 	}
 	if h.gdOffset != gdAtEnd {
-		return h, h.check(f)
+		return h, nil
 	}
 	// Section "Stream-Optimized Compressed Sparse Extents": the file ends with
 	// footer marker, footer, end-of-stream marker.
@@ -99,7 +99,7 @@ func readSparseHeader(f formats.File) (*sparseHeader, error) {
 	foot.hasFooter = true
 	// Writers that stream leave the descriptor's place to the header.
 	foot.descriptorOffset, foot.descriptorSize = h.descriptorOffset, h.descriptorSize
-	return foot, foot.check(f)
+	return foot, nil
 }
 
 func parseSparseHeader(f formats.File, off int64) (*sparseHeader, error) {
@@ -152,7 +152,7 @@ func readCOWDHeader(f formats.File) (*sparseHeader, error) {
 	if h.version != 1 {
 		return nil, fmt.Errorf("%s: COWD version %d: %w", f.Name, h.version, formats.ErrUnsupported)
 	}
-	return h, h.check(f)
+	return h, nil
 }
 
 // check refuses what no reader could make sense of, before anything is
@@ -160,9 +160,6 @@ func readCOWDHeader(f formats.File) (*sparseHeader, error) {
 func (h *sparseHeader) check(f formats.File) error {
 	corrupt := func(what string, value uint64) error {
 		return fmt.Errorf("%s: %s %d: %w", f.Name, what, value, formats.ErrCorrupt)
-	}
-	if h.capacity == 0 && h.descriptorSize != 0 {
-		return nil // only carries a descriptor
 	}
 	switch {
 	case h.capacity > maxDiskSectors:

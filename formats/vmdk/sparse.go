@@ -54,6 +54,9 @@ type grainAt struct {
 }
 
 func newSparse(f formats.File, h *sparseHeader, hasParent bool) (*sparse, error) {
+	if err := h.check(f); err != nil {
+		return nil, err
+	}
 	s := &sparse{
 		file: f, size: int64(h.capacity) * sectorSize, grain: int64(h.grainSize) * sectorSize,
 		perTable: int64(h.gtesPerTable), hasParent: hasParent,
