@@ -68,7 +68,7 @@ func Run(ctx context.Context, disk formats.Disk, out string, opt Options) (Resul
 	opt.name = filepath.Base(out)
 	o, err := publish.Create(out, opt.Force, opt.Sources...)
 	if err != nil {
-		return Result{}, err
+		return Result{}, noSpace(err)
 	}
 	res, err := write(ctx, disk, o.File(), opt)
 	if err != nil {
