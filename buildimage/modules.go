@@ -109,7 +109,7 @@ func (k *kernel) load(name string) (m *module, soft []string, err error) {
 		return nil, nil, fmt.Errorf("place module: %w", err)
 	}
 	rel = rel[:strings.LastIndex(rel, ".ko")+len(".ko")]
-	m = &module{name: name, path: filepath.ToSlash(filepath.Join("lib/modules", k.version, rel)), data: data}
+	m = &module{name: name, path: filepath.ToSlash(filepath.Join("lib/modules", k.version, rel)), data: slim(data)}
 	info, err := modinfo(data)
 	if err != nil {
 		return nil, nil, fmt.Errorf("read module %s: %w", path, err)

@@ -94,7 +94,7 @@ func newKey() (ssh.Signer, ed25519.PrivateKey, error) {
 // security modules and no mitigations between processes.
 func kernelArguments(debug bool) string {
 	words := []string{
-		"console=ttyS0", "quiet",
+		"console=ttyS0", "quiet", "init_on_alloc=0",
 		"panic=-1", "reboot=t", // with -no-reboot QEMU ends when the agent does
 		"acpi=off", // all devices are on the one PCI bus, and signal by MSI
 		"mitigations=off", "lsm=", "ipv6.disable=1", "8250.nr_uarts=1",
@@ -113,7 +113,7 @@ func kernelArguments(debug bool) string {
 // module signatures, a random number test, type data for tracing and BPF.
 func skippedInitcalls() []string {
 	return []string{
-		"load_system_certificate_list", "jent_mod_init", "crypto_kdf108_init",
+		"load_system_certificate_list", "jent_mod_init", "crypto_kdf108_init", "init_encrypted",
 		"trace_eval_init", "bpf_tcp_ca_kfunc_init", "bpf_dummy_struct_ops_init",
 	}
 }
