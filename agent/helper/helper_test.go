@@ -221,7 +221,7 @@ func TestKilledQEMUEndsTheRun(t *testing.T) {
 	_, err = vm.Agent().Run(t.Context(), plan(vm, 0), "", &sink{})
 	helperError(t, err, "QEMU ended", "killed", "h2k-agent: ready")
 	helperError(t, vm.Close(), "killed")
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("that took %v", took)
 	}
 	if after := temps(t); len(after) > len(before) {
@@ -237,7 +237,7 @@ func TestContextEndsTheMachine(t *testing.T) {
 	if _, err := Start(ctx, Config{ImageDir: dir}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Start = %v, want context.Canceled", err)
 	}
-	if took := time.Since(start); took > 20*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("that took %v", took)
 	}
 }
@@ -281,7 +281,7 @@ func TestSilentKernel(t *testing.T) {
 	start := time.Now()
 	_, err := Start(t.Context(), Config{ImageDir: dir, StartTimeout: 3 * time.Second})
 	helperError(t, err, "does not answer within 3s")
-	if took := time.Since(start); took > 20*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("that took %v", took)
 	}
 }

@@ -148,7 +148,7 @@ func TestRunEndsWithContext(t *testing.T) {
 	if _, err := run(ctx, r, "hang"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a program cut off gives %v", err)
 	}
-	if took := time.Since(start); took > 10*time.Second {
+	if took := time.Since(start); took > time.Minute {
 		t.Errorf("it took %v to end it", took)
 	}
 }
