@@ -132,29 +132,3 @@ func TestBootSectorThatHangs(t *testing.T) {
 		t.Errorf("the console's text lacks what the screen shows: %v\n%s", err, text)
 	}
 }
-
-// broken guests come from tests/recipes.
-func TestBrokenGuests(t *testing.T) {
-	if testing.Short() {
-		t.Skip("boots whole guests")
-	}
-	for _, g := range []struct {
-		name, firmware, bus string
-		state               api.VerdictState
-		why                 string
-	}{
-		{"debian12-bios", BIOS, VirtioBlk, api.Emergency, "(initramfs)"},
-		{"debian12-bios", BIOS, VirtioSCSI, api.Emergency, "(initramfs)"},
-		{"debian13-uefi", UEFI, VirtioBlk, api.NoLoader, ""},
-	} {
-		t.Run(g.name+"-"+g.bus, func(t *testing.T) {
-			disk := "../../build/guests/" + g.name + ".vmdk"
-			needVM(t, disk)
-			v := boot(t, Config{Disks: []Disk{{Path: disk, Format: "vmdk"}}, Firmware: g.firmware, Bus: g.bus,
-				Memory: 1 << 30, Timeout: 5 * time.Minute})
-			if v.State != g.state || !strings.Contains(v.Why, g.why) {
-				t.Errorf("%q: %s; want %q with %q", v.State, v.Why, g.state, g.why)
-			}
-		})
-	}
-}

@@ -17,10 +17,12 @@ var broken = []struct {
 	firmware string
 	nic      string // the name that the interface keeps
 	address  string // the address that it keeps
+	before   api.VerdictState
+	why      string // what the verdict before says, among other things
 	fixes    []string
 }{
-	{"debian12-bios", "bios", "ens192", "10.0.2.50/24", []string{"linux/fstab", "linux/grub", "linux/network"}},
-	{"debian13-uefi", "uefi", "", "10.0.2.60/24", []string{"linux/fstab", "linux/uefi-fallback"}},
+	{"debian12-bios", "bios", "ens192", "10.0.2.50/24", api.Emergency, "(initramfs)", []string{"linux/fstab", "linux/grub", "linux/network"}},
+	{"debian13-uefi", "uefi", "", "10.0.2.60/24", api.NoLoader, "", []string{"linux/fstab", "linux/uefi-fallback"}},
 }
 
 func TestGuestIsDeadBefore(t *testing.T) {
@@ -29,11 +31,13 @@ func TestGuestIsDeadBefore(t *testing.T) {
 			src := guest(t, g.name)
 			unchanged(t, src)
 			r := h2k(t, "validate", src, "--json").want(t, 4)
+			if len(r.report.Verdicts) != 2 {
+				t.Errorf("%d verdicts, want one for each bus", len(r.report.Verdicts))
+			}
 			for _, v := range r.report.Verdicts {
-				if v.State == api.Booted {
-					t.Errorf("%s: it boots already; the recipe is not broken", v.Bus)
+				if v.State != g.before || !strings.Contains(v.Why, g.why) {
+					t.Errorf("%s: %s: %s; want %s with %q", v.Bus, v.State, v.Why, g.before, g.why)
 				}
-				t.Logf("%s: %s: %s", v.Bus, v.State, v.Why)
 			}
 		})
 	}
