@@ -21,7 +21,8 @@ IMAGE_PACKAGES := lvm2 cryptsetup-bin mdadm ntfs-3g e2fsprogs xfsprogs btrfs-pro
 GUEST_PACKAGES := $(shell cat tests/recipes/packages.txt)
 TEST_PACKAGES  := qemu-utils nbdkit libnbd-bin libhivex-bin kmod cpio zstd xz-utils lz4 bzip2 lzma fdisk gdisk \
 	initramfs-tools-core libvirt-clients libxml2-utils procps util-linux
-BENCH_PACKAGES := virt-v2v libguestfs-tools
+# libguestfs makes its appliance from a kernel in /boot, which a container lacks.
+BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,linux-image-cloud-amd64)
 
 # What the helper image is built from; it is built again when one changes.
 IMAGE_SOURCES := go.mod go.sum $(shell find agent buildimage fixes formats image initramfs -name '*.go' ! -name '*_test.go')

@@ -18,9 +18,6 @@ type Parts struct {
 	H2K      string // bin/h2k
 	ImageDir string // build/image
 	Guest    string // the first broken guest, VMDK
-	// Kernel and Modules are what libguestfs makes its appliance from: a
-	// machine that boots no kernel of its own has none in /boot.
-	Kernel, Modules string
 }
 
 // Works lists what is measured.
@@ -91,10 +88,7 @@ func (p Parts) qemuImg(ctx context.Context, dir string) error {
 
 // libguestfs runs a peer under the same accelerator as ours: TCG.
 func (p Parts) libguestfs(ctx context.Context, name string, args ...string) error {
-	return command(ctx, []string{
-		"LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg",
-		"SUPERMIN_KERNEL=" + p.Kernel, "SUPERMIN_MODULES=" + p.Modules,
-	}, name, args...)
+	return command(ctx, []string{"LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg"}, name, args...)
 }
 
 func command(ctx context.Context, env []string, name string, args ...string) error {
