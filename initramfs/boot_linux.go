@@ -129,6 +129,9 @@ func Say(line string) {
 	_, _ = os.Stderr.WriteString(line + "\n")
 }
 
+// Sync writes everything to the disks.
+func Sync() { unix.Sync() }
+
 // End writes everything to the disks and ends the machine. It asks for a
 // restart, with which QEMU ends (-no-reboot): switching off needs ACPI, and
 // bringing that up takes a fifth of the boot.

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -59,17 +61,26 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read client key: %w", err)
 	}
+	var asked atomic.Bool
 	initramfs.Say(initramfs.LineReady)
 	err = server.Serve(ctx, machine.Port, server.Config{
 		HostKey: hostKey, Clients: []ssh.PublicKey{client},
-		Agent:    &agent{disks: sync.OnceValue(machine.Disks), log: logger()},
-		PowerOff: stop,
+		Agent: &agent{disks: sync.OnceValue(machine.Disks), log: logger()},
+		PowerOff: func() {
+			initramfs.Sync()
+			asked.Store(true)
+			time.AfterFunc(leaveTimeout, stop)
+		},
 	})
-	if ctx.Err() != nil {
-		return nil // we were asked to stop
+	if asked.Load() {
+		return nil // the client has left, as it should
 	}
 	return err
 }
+
+// leaveTimeout is how long a client that asked for the end may take to leave:
+// were the machine gone at once, the answer might never reach it.
+const leaveTimeout = 3 * time.Second
 
 func logger() *slog.Logger {
 	words, err := os.ReadFile("/proc/cmdline")

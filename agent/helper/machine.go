@@ -94,7 +94,7 @@ func newKey() (ssh.Signer, ed25519.PrivateKey, error) {
 // security modules and no mitigations between processes.
 func kernelArguments(debug bool) string {
 	words := []string{
-		"console=ttyS0", "quiet", "init_on_alloc=0",
+		"console=ttyS0", "quiet", "init_on_alloc=0", "rodata=off",
 		"panic=-1", "reboot=t", // with -no-reboot QEMU ends when the agent does
 		"acpi=off", // all devices are on the one PCI bus, and signal by MSI
 		"mitigations=off", "lsm=", "ipv6.disable=1", "8250.nr_uarts=1",
@@ -121,8 +121,11 @@ func skippedInitcalls() []string {
 // machine is QEMU's side of the helper VM.
 func machine(cfg Config, accel qemu.Accel, files boot, k *keys) qemu.Config {
 	memory, cpus := cfg.Memory, cfg.CPUs
-	if memory == 0 {
+	if memory == 0 && accel.Name == qemu.KVM {
 		memory = DefaultMemory
+	}
+	if memory == 0 {
+		memory = SmallMemory
 	}
 	if cpus == 0 {
 		cpus = DefaultCPUs

@@ -32,8 +32,8 @@ func (c Config) handler() http.Handler {
 			http.Error(w, "this agent does not power off", http.StatusForbidden)
 			return
 		}
-		w.WriteHeader(http.StatusNoContent)
 		c.PowerOff()
+		w.WriteHeader(http.StatusNoContent)
 	})
 	return mux
 }

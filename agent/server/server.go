@@ -30,8 +30,8 @@ type Config struct {
 	Clients []ssh.PublicKey
 	// Agent runs the plans that clients send.
 	Agent api.Agent
-	// PowerOff, if not nil, is called when a client asks for it; it returns
-	// before the machine is gone.
+	// PowerOff, if not nil, is called when a client asks for it. When it returns
+	// the client is answered; the machine should stay until the client has left.
 	PowerOff func()
 }
 
