@@ -44,6 +44,9 @@ type State struct {
 	// Begun are the outputs whose final names were free when the run began to
 	// write them: one that is there when the run is resumed is ours, and whole.
 	Begun []string `json:"begun,omitempty"`
+	// Committing says that the overlays are being written into the sources:
+	// until that is done a source is neither what it was nor repaired.
+	Committing bool `json:"committing,omitempty"`
 	// Report is the report as far as the finished stages got.
 	Report *api.Report `json:"report,omitempty"`
 }
@@ -291,14 +294,18 @@ func syncDir(dir string) error {
 
 // Begun reads, without opening the job, which outputs an earlier run in dir
 // had begun; none where there is no such run.
-func Begun(dir string) []string {
-	data, err := os.ReadFile(filepath.Join(dir, stateFile))
-	if dir == "" || err != nil {
-		return nil
-	}
+func Begun(dir string) []string { return peek(dir).Begun }
+
+// Committing reports, without opening the job, whether a run in dir was ended
+// while it wrote into its sources.
+func Committing(dir string) bool { return peek(dir).Committing }
+
+// peek reads the state of a job that is not open; it is empty where there is none.
+func peek(dir string) State {
 	var s State
-	if json.Unmarshal(data, &s) != nil {
-		return nil
+	data, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if dir == "" || err != nil || json.Unmarshal(data, &s) != nil {
+		return State{}
 	}
-	return s.Begun
+	return s
 }

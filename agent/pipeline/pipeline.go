@@ -88,6 +88,9 @@ func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 	if err := r.plan.Check(); err != nil {
 		return api.NewError(api.CodeUsage, "check plan", r.plan.Name, err)
 	}
+	if err := r.finishCommits(ctx); err != nil {
+		return err
+	}
 	if err := r.openSources(); err != nil {
 		return err
 	}
@@ -204,7 +207,7 @@ func (r *run) takeUp() error {
 		return api.NewError(api.CodeSourceRead, "look at source", r.plan.Sources[0].Path, err)
 	}
 	st := &r.job.State
-	if len(st.Finished) == 0 {
+	if st.Sources == nil {
 		st.Sources = prints
 		if err := r.job.SaveState(); err != nil {
 			return api.NewError(api.CodeJob, "record sources", r.job.Dir, err)
@@ -224,9 +227,10 @@ func (r *run) takeUp() error {
 }
 
 // closeJob removes the folder unless a resumed run could use it: after an
-// interruption or a failure that came when stages were already finished.
+// interruption or a failure that came when stages were already finished, or
+// while a source was being written.
 func (r *run) closeJob(err error) error {
-	keep := err != nil && len(r.job.State.Finished) > 0
+	keep := err != nil && (len(r.job.State.Finished) > 0 || r.job.State.Committing)
 	if e := r.job.Close(!keep); e != nil {
 		return api.NewError(api.CodeJob, "close job folder", r.job.Dir, e)
 	}
