@@ -123,7 +123,7 @@ func recommit(ctx context.Context, layer string, s api.Source) error {
 	if err != nil {
 		return sourceError("open source", s.Path, err)
 	}
-	defer base.Close()
+	defer closeAll([]*chain.Chain{base})
 	if base.Images()[0].Info.Format != "raw" {
 		return nil
 	}
