@@ -66,7 +66,7 @@ func (r *run) collect(given *guest.Facts) error {
 	for _, w := range r.facts.Warnings[len(given.Warnings):] {
 		r.warn("%s", w)
 	}
-	r.notice("%s, %s, %s, %d kernels, boots by %s", cmp.Or(r.facts.OS.Name, "unknown system"),
+	r.notice("%s, %s, %s, kernels: %d, boots by %s", cmp.Or(r.facts.OS.Name, "unknown system"),
 		cmp.Or(r.facts.Arch, "unknown machine"), r.facts.Firmware, len(r.facts.Kernels), r.facts.Loader.Kind)
 	return nil
 }

@@ -59,7 +59,7 @@ func readHeader(f formats.File) (*header, error) {
 	if n < 4 {
 		return nil, fmt.Errorf("%s: %d bytes: %w", f.Name, f.Size, formats.ErrFormat)
 	}
-	if err := readFull(f, b[:n], 0); err != nil {
+	if err := formats.ReadFull(f, b[:n], 0); err != nil {
 		return nil, err
 	}
 	be := binary.BigEndian
@@ -127,7 +127,7 @@ func (h *header) readExtensions(f formats.File) error {
 		if at > end-int64(len(b)) {
 			return nil
 		}
-		if err := readFull(f, b[:], at); err != nil {
+		if err := formats.ReadFull(f, b[:], at); err != nil {
 			return err
 		}
 		kind, length := binary.BigEndian.Uint32(b[0:]), int64(binary.BigEndian.Uint32(b[4:]))
@@ -156,7 +156,7 @@ func (h *header) readExtension(f formats.File, kind uint32, at, length int64) er
 		return nil // extensions that are not known may be passed over
 	}
 	b := make([]byte, min(length, 4096))
-	if err := readFull(f, b, at); err != nil {
+	if err := formats.ReadFull(f, b, at); err != nil {
 		return err
 	}
 	switch kind {
@@ -184,7 +184,7 @@ func (h *header) readBacking(f formats.File, at uint64, length uint32) error {
 		return fmt.Errorf("%s: backing file name of %d bytes at %d: %w", f.Name, length, at, formats.ErrCorrupt)
 	}
 	b := make([]byte, length)
-	if err := readFull(f, b, int64(at)); err != nil {
+	if err := formats.ReadFull(f, b, int64(at)); err != nil {
 		return fmt.Errorf("backing file name: %w", err)
 	}
 	h.backing = string(b)
@@ -311,18 +311,4 @@ func readSnapshot(r *io.SectionReader) (string, error) {
 	}
 	id, name := rest[extraLen:extraLen+idLen], rest[extraLen+idLen:]
 	return string(bytes.TrimSpace(id)) + " " + string(name), nil
-}
-
-// readFull reads len(p) bytes at off or says that the file ends too early.
-func readFull(f formats.File, p []byte, off int64) error {
-	if off < 0 || off > f.Size || int64(len(p)) > f.Size-off {
-		return fmt.Errorf("%s: %d bytes at offset %d of a file of %d bytes: %w", f.Name, len(p), off, f.Size, formats.ErrTruncated)
-	}
-	if n, err := f.ReadAt(p, off); n < len(p) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = formats.ErrTruncated
-		}
-		return fmt.Errorf("read %s at offset %d: %w", f.Name, off, err)
-	}
-	return nil
 }

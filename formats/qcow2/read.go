@@ -114,7 +114,7 @@ func (q *Image) loadL1(h *header) error {
 
 func (q *Image) readWords(off, n int64) ([]uint64, error) {
 	b := make([]byte, n*8)
-	if err := readFull(q.file, b, off); err != nil {
+	if err := formats.ReadFull(q.file, b, off); err != nil {
 		return nil, err
 	}
 	out := make([]uint64, n)
@@ -274,15 +274,11 @@ func (q *Image) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(p)) > q.size-off {
 		p, eof = p[:q.size-off], io.EOF
 	}
-	done := 0
-	for done < len(p) {
-		n, err := q.readRun(p[done:], off+int64(done))
-		done += n
-		if err != nil {
-			return done, err
-		}
+	n, err := formats.ReadRuns(p, off, q.readRun)
+	if err != nil {
+		return n, err
 	}
-	return done, eof
+	return n, eof
 }
 
 // readRun reads the first run of p, at least one byte of it.
@@ -299,7 +295,7 @@ func (q *Image) readRun(p []byte, off int64) (int, error) {
 	case e.Kind == formats.Absent:
 		return 0, fmt.Errorf("%s at guest offset %d: %w", q.file.Name, off, formats.ErrAbsent)
 	case e.Plain != nil:
-		if err := readFull(q.data, p, e.Plain.Offset); err != nil {
+		if err := formats.ReadFull(q.data, p, e.Plain.Offset); err != nil {
 			return 0, err
 		}
 		return len(p), nil

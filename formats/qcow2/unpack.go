@@ -59,7 +59,7 @@ func (q *Image) unpack(dst []byte, entry uint64) error {
 	}
 	defer q.unpacker.bufs.Put(buf)
 	packed := (*buf)[:n]
-	if err := readFull(q.data, packed, off); err != nil {
+	if err := formats.ReadFull(q.data, packed, off); err != nil {
 		return err
 	}
 	if err := q.unpacker.into(dst, packed); err != nil {

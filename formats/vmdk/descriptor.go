@@ -57,7 +57,7 @@ func (d *descriptor) fields() []formats.Field {
 // readDescriptorFile reads f as a descriptor in a file of its own.
 func readDescriptorFile(f formats.File) (*descriptor, error) {
 	head := make([]byte, min(f.Size, 4096))
-	if err := readFull(f, head, 0); err != nil {
+	if err := formats.ReadFull(f, head, 0); err != nil {
 		return nil, err
 	}
 	if !looksLikeDescriptor(head) {
@@ -67,7 +67,7 @@ func readDescriptorFile(f formats.File) (*descriptor, error) {
 		return nil, fmt.Errorf("%s: descriptor of %d bytes: %w", f.Name, f.Size, formats.ErrCorrupt)
 	}
 	text := make([]byte, f.Size)
-	if err := readFull(f, text, 0); err != nil {
+	if err := formats.ReadFull(f, text, 0); err != nil {
 		return nil, err
 	}
 	d, err := parseDescriptor(text)

@@ -83,7 +83,7 @@ func readSparseHeader(f formats.File) (*sparseHeader, error) {
 	// footer marker, footer, end-of-stream marker.
 	end := f.Size &^ (sectorSize - 1)
 	var marker [sectorSize]byte
-	if err := readFull(f, marker[:], end-3*sectorSize); err != nil {
+	if err := formats.ReadFull(f, marker[:], end-3*sectorSize); err != nil {
 		return nil, fmt.Errorf("footer marker: %w", err)
 	}
 	if binary.LittleEndian.Uint32(marker[8:]) != 0 || binary.LittleEndian.Uint32(marker[12:]) != markerFooter {
@@ -104,7 +104,7 @@ func readSparseHeader(f formats.File) (*sparseHeader, error) {
 
 func parseSparseHeader(f formats.File, off int64) (*sparseHeader, error) {
 	var b [sectorSize]byte
-	if err := readFull(f, b[:], off); err != nil {
+	if err := formats.ReadFull(f, b[:], off); err != nil {
 		return nil, fmt.Errorf("sparse header: %w", err)
 	}
 	le := binary.LittleEndian
@@ -137,7 +137,7 @@ func parseSparseHeader(f formats.File, off int64) (*sparseHeader, error) {
 // readCOWDHeader reads the header of an ESX delta in the terms of a hosted one.
 func readCOWDHeader(f formats.File) (*sparseHeader, error) {
 	var b [maxHeaderBytes]byte
-	if err := readFull(f, b[:], 0); err != nil {
+	if err := formats.ReadFull(f, b[:], 0); err != nil {
 		return nil, fmt.Errorf("COWD header: %w", err)
 	}
 	le := binary.LittleEndian
@@ -190,7 +190,7 @@ func (h *sparseHeader) descriptor(f formats.File) (*descriptor, error) {
 		return nil, fmt.Errorf("%s: embedded descriptor of %d bytes at offset %d: %w", f.Name, size, at, formats.ErrTruncated)
 	}
 	text := make([]byte, h.descriptorSize*sectorSize)
-	if err := readFull(f, text, at); err != nil {
+	if err := formats.ReadFull(f, text, at); err != nil {
 		return nil, fmt.Errorf("embedded descriptor: %w", err)
 	}
 	d, err := parseDescriptor(text)

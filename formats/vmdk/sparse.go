@@ -116,7 +116,7 @@ func (s *sparse) readDirectory(sector uint64) ([]uint32, error) {
 
 func (s *sparse) readEntries(off, n int64) ([]uint32, error) {
 	b := make([]byte, n*4)
-	if err := readFull(s.file, b, off); err != nil {
+	if err := formats.ReadFull(s.file, b, off); err != nil {
 		return nil, err
 	}
 	out := make([]uint32, n)
@@ -156,7 +156,7 @@ func (s *sparse) lookAhead(off int64) {
 	}
 	defer s.ahead.Put(buf)
 	b := (*buf)[:min(aheadBytes, s.file.Size-off)]
-	if readFull(s.file, b, off) != nil {
+	if formats.ReadFull(s.file, b, off) != nil {
 		return // whoever needs these bytes will be told
 	}
 	zeroes := len(b)
@@ -276,15 +276,7 @@ func (s *sparse) runInTable(index, last int64, run *grainAt, count int64) (n int
 
 // ReadAt implements formats.Disk; the caller has cut p to the disk.
 func (s *sparse) ReadAt(p []byte, off int64) (int, error) {
-	done := 0
-	for done < len(p) {
-		n, err := s.readRun(p[done:], off+int64(done))
-		done += n
-		if err != nil {
-			return done, err
-		}
-	}
-	return done, nil
+	return formats.ReadRuns(p, off, s.readRun)
 }
 
 // readRun reads the first run of p, at least one byte of it.
@@ -301,7 +293,7 @@ func (s *sparse) readRun(p []byte, off int64) (int, error) {
 	case e.Kind == formats.Absent:
 		return 0, fmt.Errorf("%s at guest offset %d: %w", s.file.Name, off, formats.ErrAbsent)
 	case e.Plain != nil:
-		if err := readFull(s.file, p, e.Plain.Offset); err != nil {
+		if err := formats.ReadFull(s.file, p, e.Plain.Offset); err != nil {
 			return 0, err
 		}
 		return len(p), nil
@@ -403,7 +395,7 @@ func (z *inflater) read(f formats.File, off, n int64) ([]byte, error) {
 		z.buf = make([]byte, n)
 	}
 	b := z.buf[:n]
-	return b, readFull(f, b, off)
+	return b, formats.ReadFull(f, b, off)
 }
 
 // into fills dst from the zlib stream in packed.

@@ -8,7 +8,6 @@ package vmdk
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"sort"
@@ -51,7 +50,7 @@ func Open(f formats.File, open formats.Opener) (*Image, error) {
 	if f.Size < int64(len(magic)) {
 		return nil, fmt.Errorf("%s: %d bytes: %w", f.Name, f.Size, formats.ErrFormat)
 	}
-	if err := readFull(f, magic[:], 0); err != nil {
+	if err := formats.ReadFull(f, magic[:], 0); err != nil {
 		return nil, err
 	}
 	switch binary.LittleEndian.Uint32(magic[:]) {
@@ -231,7 +230,7 @@ func openExtent(self formats.File, x extentLine, open formats.Opener, hasParent 
 // openSparseExtent opens a sparse file that is one extent of a disk.
 func openSparseExtent(f formats.File, length int64, hasParent bool) (*sparse, error) {
 	var magic [4]byte
-	if err := readFull(f, magic[:], 0); err != nil {
+	if err := formats.ReadFull(f, magic[:], 0); err != nil {
 		return nil, err
 	}
 	var h *sparseHeader
@@ -283,18 +282,4 @@ func (zeroes) ReadAt(p []byte, _ int64) (int, error) {
 
 func (zeroes) Extent(_, limit int64) (formats.Extent, error) {
 	return formats.Extent{Length: limit, Kind: formats.Zero}, nil
-}
-
-// readFull reads len(p) bytes at off or says that the file ends too early.
-func readFull(f formats.File, p []byte, off int64) error {
-	if off < 0 || off > f.Size || int64(len(p)) > f.Size-off {
-		return fmt.Errorf("%s: %d bytes at offset %d of a file of %d bytes: %w", f.Name, len(p), off, f.Size, formats.ErrTruncated)
-	}
-	if n, err := f.ReadAt(p, off); n < len(p) {
-		if err == nil || errors.Is(err, io.EOF) {
-			err = formats.ErrTruncated
-		}
-		return fmt.Errorf("read %s at offset %d: %w", f.Name, off, err)
-	}
-	return nil
 }

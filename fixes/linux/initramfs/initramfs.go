@@ -54,7 +54,7 @@ func (fix) ID() string { return "linux/initramfs" }
 
 // Why says what breaks without the fix.
 func (fix) Why() string {
-	return "an initramfs without virtio drivers cannot find the root file system on KVM"
+	return "An initramfs without virtio drivers does not find the root file system on KVM."
 }
 
 // Applies reports whether the guest is Linux with a kernel.
