@@ -4,40 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"path/filepath"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/helper"
-	"hyper2kvm/agent/job"
-	"hyper2kvm/image/nbd"
+	"hyper2kvm/formats"
 	"hyper2kvm/image/overlay"
 )
 
-// inHelper boots the helper VM with the overlays attached, runs the plan that
-// rewrite makes of ours there, and takes everything down again.
+// inHelper boots the helper VM with the overlays attached, runs the plan there
+// on them, and takes everything down again.
 func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.Plan) (*api.Report, error) {
-	scratch, err := job.NewScratch(r.cfg.TempDir)
-	if err != nil {
-		return nil, api.NewError(api.CodeHost, "make folder for sockets in", r.cfg.TempDir, err)
-	}
-	defer scratch.Close()
-
-	serveCtx, stop := context.WithCancel(ctx)
-	defer stop()
-	served, _ := errgroup.WithContext(serveCtx)
-	attached, err := serveDisks(serveCtx, served, scratch.Dir, disks)
+	served, err := r.serve(ctx, disks)
 	if err != nil {
 		return nil, err
 	}
+	var attached []helper.Disk
+	for _, socket := range served.sockets {
+		attached = append(attached, helper.Disk{Socket: socket})
+	}
 	report, err := r.inVM(ctx, attached, plan)
-	stop()
 	// A disk that could not be read or written is why whatever came of it, and
 	// the guest only saw that something was wrong.
-	if e := ignoreCanceled(served.Wait()); e != nil {
+	if e := served.stop(); e != nil {
 		return report, outputError("read", r.plan.Sources[0].Path, e)
 	}
 	for _, d := range disks {
@@ -46,31 +35,6 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 		}
 	}
 	return report, err
-}
-
-func ignoreCanceled(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
-// serveDisks serves each overlay over NBD on a unix socket in dir.
-func serveDisks(ctx context.Context, g *errgroup.Group, dir string, disks []*overlay.Overlay) ([]helper.Disk, error) {
-	socket := filepath.Join(dir, "nbd")
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		return nil, api.NewError(api.CodeHost, "listen on", socket, err)
-	}
-	var exports []nbd.Export
-	var attached []helper.Disk
-	for i, d := range disks {
-		name := fmt.Sprintf("disk%d", i)
-		exports = append(exports, nbd.Export{Name: name, Disk: d, Writer: d})
-		attached = append(attached, helper.Disk{Socket: socket, Export: name})
-	}
-	g.Go(func() error { return nbd.Serve(ctx, listener, exports) })
-	return attached, nil
 }
 
 func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*api.Report, error) {
@@ -120,14 +84,23 @@ func (r *run) openOverlays() error {
 	if r.overlays != nil {
 		return nil
 	}
-	for i, src := range r.sources {
-		o, err := overlay.Create(r.job.Overlay("disk", i), src)
+	var err error
+	r.overlays, err = layOver(r, "disk", r.sources)
+	return err
+}
+
+// layOver lays a new overlay of the given name over each disk. What was made
+// before an error is returned as well, to be closed.
+func layOver[D formats.Disk](r *run, name string, disks []D) ([]*overlay.Overlay, error) {
+	var layers []*overlay.Overlay
+	for i, d := range disks {
+		o, err := overlay.Create(r.job.Overlay(name, i), d)
 		if err != nil {
-			return api.NewError(api.CodeJob, "make overlay for", r.plan.Sources[i].Path, err)
+			return layers, api.NewError(api.CodeJob, "make overlay "+name+" in", r.job.Dir, err)
 		}
-		r.overlays = append(r.overlays, o)
+		layers = append(layers, o)
 	}
-	return nil
+	return layers, nil
 }
 
 // reopenOverlays takes the overlays of an earlier, interrupted run.

@@ -3,19 +3,13 @@ package pipeline
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"hyper2kvm/agent/api"
-	"hyper2kvm/agent/job"
 	"hyper2kvm/agent/validate"
 	"hyper2kvm/image/chain"
-	"hyper2kvm/image/nbd"
 	"hyper2kvm/image/overlay"
 )
 
@@ -33,7 +27,7 @@ func (r *run) validate(ctx context.Context) error {
 	}
 	defer closeAll(results)
 	canaries, err := r.plantCanary(ctx, results)
-	defer closeOverlays(canaries)
+	defer discard(canaries)
 	if err != nil {
 		return err
 	}
@@ -78,22 +72,19 @@ func closeAll(chains []*chain.Chain) {
 	}
 }
 
-func closeOverlays(list []*overlay.Overlay) {
+// discard closes overlays that are about to be thrown away.
+func discard(list []*overlay.Overlay) {
 	for _, o := range list {
-		_ = o.Close() // about to be thrown away
+		_ = o.Close()
 	}
 }
 
 // plantCanary lays an overlay over each result and has the helper VM put the
 // canary there. A guest that cannot take one is judged by its console.
 func (r *run) plantCanary(ctx context.Context, results []*chain.Chain) ([]*overlay.Overlay, error) {
-	var layers []*overlay.Overlay
-	for i, c := range results {
-		o, err := overlay.Create(r.job.Overlay("canary", i), c)
-		if err != nil {
-			return layers, api.NewError(api.CodeJob, "make overlay for", r.plan.Name, err)
-		}
-		layers = append(layers, o)
+	layers, err := layOver(r, "canary", results)
+	if err != nil {
+		return layers, err
 	}
 	sub := *r.plan
 	sub.Stages = []api.Stage{api.Inspect, api.Fix}
@@ -115,14 +106,10 @@ func (r *run) bootOn(ctx context.Context, bus string, canaries []*overlay.Overla
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return api.NewError(api.CodeJob, "make folder", work, err)
 	}
-	var layers []*overlay.Overlay
-	defer func() { closeOverlays(layers) }()
-	for i, c := range canaries {
-		o, err := overlay.Create(r.job.Overlay(bus, i), c)
-		if err != nil {
-			return api.NewError(api.CodeJob, "make overlay for", r.plan.Name, err)
-		}
-		layers = append(layers, o)
+	layers, err := layOver(r, bus, canaries)
+	defer discard(layers)
+	if err != nil {
+		return err
 	}
 	r.notice(api.Validate, "booting on %s", bus)
 	v, err := r.boot(ctx, bus, work, layers)
@@ -138,32 +125,16 @@ func (r *run) bootOn(ctx context.Context, bus string, canaries []*overlay.Overla
 }
 
 func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Overlay) (api.Verdict, error) {
-	// A unix socket's path is limited to 108 bytes: not in the job folder.
-	scratch, err := job.NewScratch(r.cfg.TempDir)
+	served, err := r.serve(ctx, layers)
 	if err != nil {
 		return api.Verdict{}, err
 	}
-	defer scratch.Close()
-	serveCtx, stop := context.WithCancel(ctx)
-	defer stop()
-	g, _ := errgroup.WithContext(serveCtx)
 	cfg := r.bootConfig(bus, work)
-	for i, o := range layers {
-		socket := filepath.Join(scratch.Dir, fmt.Sprintf("nbd%d", i))
-		l, err := net.Listen("unix", socket)
-		if err != nil {
-			return api.Verdict{}, errors.Join(err, stopServing(stop, g))
-		}
-		g.Go(func() error { return nbd.Serve(serveCtx, l, []nbd.Export{{Disk: o, Writer: o}}) })
+	for _, socket := range served.sockets {
 		cfg.Disks = append(cfg.Disks, validate.Disk{Socket: socket})
 	}
 	v, err := validate.Boot(ctx, cfg)
-	return v, errors.Join(err, stopServing(stop, g))
-}
-
-func stopServing(stop context.CancelFunc, g *errgroup.Group) error {
-	stop()
-	return ignoreCanceled(g.Wait())
+	return v, errors.Join(err, served.stop())
 }
 
 func (r *run) bootConfig(bus, work string) validate.Config {
