@@ -28,7 +28,7 @@ BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,li
 IMAGE_SOURCES := go.mod go.sum $(shell find agent buildimage fixes formats image initramfs -name '*.go' ! -name '*_test.go')
 IMAGE         := build/image/SHA256SUMS
 
-.PHONY: help build deps deps-bench appliance guests demo test test-fast bench lint man completions clean
+.PHONY: help build deps deps-bench appliance guests demo test test-fast fuzz bench lint man completions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,18 @@ test: build appliance guests ## all tests, virtual machines included
 
 test-fast: ## tests that take no virtual machine
 	go test -short ./...
+
+# FUZZ are the packages, FUZZTIME the time of each target.
+FUZZ     ?= ./formats/... ./image/...
+FUZZTIME ?= 60s
+
+fuzz: ## fuzz the parsers of disk images, FUZZTIME=60s each
+	@for p in $$(go list $(FUZZ)); do \
+		for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+			echo "$$p $$f"; \
+			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
+		done; \
+	done
 
 bench: build appliance guests deps-bench ## measure beside guestfish, virt-v2v and qemu-img
 	go run ./tests/bench/cmd/h2k-bench -o tests/bench/RESULTS.md
