@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+
+	"hyper2kvm/initramfs"
 )
 
 // The files of an image folder.
@@ -105,6 +107,9 @@ func build(ctx context.Context, o Options, temp string) error {
 	}
 	if err := writeTools(filepath.Join(out, Tools), programs, canary, kernel, o.Log); err != nil {
 		return err
+	}
+	if err := os.WriteFile(filepath.Join(out, initramfs.ContractFile), []byte(initramfs.Contract+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write contract: %w", err)
 	}
 	return publish(out, o.Out)
 }

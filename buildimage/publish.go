@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"hyper2kvm/initramfs"
 )
 
 // publish moves the files of a finished image to where they belong and writes
@@ -17,7 +19,7 @@ func publish(from, to string) error {
 		return fmt.Errorf("replace image: %w", err)
 	}
 	var sums bytes.Buffer
-	for _, name := range []string{Initramfs, Tools, Vmlinux, Vmlinuz} {
+	for _, name := range []string{initramfs.ContractFile, Initramfs, Tools, Vmlinux, Vmlinuz} {
 		source := filepath.Join(from, name)
 		sum, err := digest(source)
 		if errors.Is(err, os.ErrNotExist) && name == Vmlinux {

@@ -18,6 +18,7 @@ import (
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/qemu"
 	"hyper2kvm/formats/cpio"
+	"hyper2kvm/initramfs"
 )
 
 // imageDir finds the helper image, or skips.
@@ -51,7 +52,7 @@ func changedImage(t *testing.T, change func(dir string)) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"vmlinux", "vmlinuz", "initramfs.img", "tools.img"} {
+	for _, name := range []string{"vmlinux", "vmlinuz", "initramfs.img", "tools.img", initramfs.ContractFile} {
 		if err := os.Symlink(filepath.Join(from, name), filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -319,6 +320,14 @@ func pvhEntry(t *testing.T, data []byte) int {
 func TestMissingImageIsNamed(t *testing.T) {
 	_, err := Start(t.Context(), Config{ImageDir: t.TempDir()})
 	if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeHelperImage || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Start = %v; want code %s", err, api.CodeHelperImage)
+	}
+}
+
+func TestImageOfAnotherBuildIsNamed(t *testing.T) {
+	dir := changedImage(t, func(dir string) { replace(t, filepath.Join(dir, initramfs.ContractFile), []byte("0\n")) })
+	_, err := Start(t.Context(), Config{ImageDir: dir})
+	if e, ok := errors.AsType[*api.Error](err); !ok || e.Code != api.CodeHelperImage || !errors.Is(err, initramfs.ErrContract) {
 		t.Errorf("Start = %v; want code %s", err, api.CodeHelperImage)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/qemu"
 	"hyper2kvm/agent/validate"
+	"hyper2kvm/initramfs"
 )
 
 // Host is what the checks look at; a test looks at another one.
@@ -39,7 +40,7 @@ func This(imageDir string) Host {
 	return Host{
 		ImageDir:  imageDir,
 		Folders:   []string{".", os.TempDir()},
-		OSRelease: "/etc/os-release", MemInfo: "/proc/meminfo", KVM: "/dev/kvm",
+		OSRelease: "/etc/os-release", MemInfo: memInfo, KVM: "/dev/kvm",
 		Program:     qemu.DefaultProgram,
 		Accelerator: qemu.Accelerator,
 		UEFI:        validate.FindUEFI,
@@ -157,6 +158,10 @@ func (h Host) image() api.Check {
 		if s.ModTime().After(newest) {
 			newest = s.ModTime()
 		}
+	}
+	if err := initramfs.CheckContract(h.ImageDir); err != nil {
+		c.Detail = err.Error()
+		return c
 	}
 	switch err := verifySums(h.ImageDir); {
 	case errors.Is(err, errNoSums):

@@ -14,6 +14,7 @@ import (
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/qemu"
 	"hyper2kvm/agent/validate"
+	"hyper2kvm/initramfs"
 )
 
 func write(t *testing.T, path, text string) string {
@@ -89,6 +90,10 @@ func TestImage(t *testing.T) {
 		sums += fmt.Sprintf("%x  %s\n", sha256.Sum256([]byte(name)), name)
 	}
 	write(t, filepath.Join(h.ImageDir, sumsFile), sums)
+	if c := h.image(); c.OK || !c.Needed || c.Fix == "" {
+		t.Errorf("image of another build: %+v", c)
+	}
+	write(t, filepath.Join(h.ImageDir, initramfs.ContractFile), initramfs.Contract+"\n")
 	if c := h.image(); !c.OK || !strings.Contains(c.Detail, "0 minutes ago") {
 		t.Errorf("good image: %+v", c)
 	}

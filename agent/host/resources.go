@@ -105,7 +105,7 @@ func space(dir string) api.Check {
 
 func (h Host) memory() api.Check {
 	c := api.Check{Name: "memory"}
-	n, err := available(h.MemInfo)
+	n, err := availableMemory(h.MemInfo)
 	if err != nil {
 		c.Detail = err.Error()
 		return c
@@ -117,8 +117,14 @@ func (h Host) memory() api.Check {
 	return c
 }
 
-// available reads MemAvailable, which proc(5) gives in KiB.
-func available(path string) (int64, error) {
+// AvailableMemory is how many bytes programs can have without swapping.
+func AvailableMemory() (int64, error) { return availableMemory(memInfo) }
+
+// memInfo is where Linux tells of its memory.
+const memInfo = "/proc/meminfo"
+
+// availableMemory reads MemAvailable, which proc(5) gives in KiB.
+func availableMemory(path string) (int64, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
