@@ -22,6 +22,7 @@ const (
 	CodeUnsupported    Code = "H2K-FORMAT-UNSUPPORTED"
 	CodeTruncated      Code = "H2K-FORMAT-TRUNCATED"
 	CodeCorrupt        Code = "H2K-FORMAT-CORRUPT"
+	CodeSectorSize     Code = "H2K-SECTOR-SIZE"
 	CodeChain          Code = "H2K-CHAIN-BROKEN"
 	CodePolicy         Code = "H2K-POLICY"
 	CodeOutputExists   Code = "H2K-OUTPUT-EXISTS"
@@ -89,7 +90,7 @@ func (c Code) Status() Status {
 	case CodeInterrupted:
 		return Interrupted
 	case CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
-		CodePolicy, CodeOutputExists, CodeOutputIsSource:
+		CodePolicy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource:
 		return Refused
 	}
 	return Failed

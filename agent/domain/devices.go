@@ -94,6 +94,9 @@ func (c *Config) disks() []libvirtxml.DomainDisk {
 		if d.Block {
 			disk.Source = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: d.Path}}
 		}
+		if d.Sector != 0 && d.Sector != 512 {
+			disk.BlockIO = &libvirtxml.DomainDiskBlockIO{LogicalBlockSize: uint(d.Sector), PhysicalBlockSize: uint(d.Sector)}
+		}
 		if d.Boot > 0 {
 			disk.Boot = &libvirtxml.DomainDeviceBoot{Order: uint(d.Boot)}
 		}

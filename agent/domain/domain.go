@@ -52,6 +52,8 @@ type Disk struct {
 	// Boot is the place in the boot order, from 1; 0 is none. When no disk has
 	// one, the first disk boots.
 	Boot int
+	// Sector is the logical sector size in bytes; 0 is 512.
+	Sector int64
 	// Block says that Path is a block device.
 	Block bool
 }

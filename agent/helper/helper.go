@@ -21,6 +21,7 @@ import (
 type Disk struct {
 	Socket, Export string
 	ReadOnly       bool
+	Sector         int64 // logical sector size in bytes, 0 is 512
 }
 
 // Config says what to run.

@@ -47,6 +47,9 @@ func findImage(dir string) (boot, error) {
 			return boot{}, api.NewError(api.CodeHelperImage, "find image of helper VM in", dir, err)
 		}
 	}
+	if err := initramfs.CheckContract(dir); err != nil {
+		return boot{}, api.NewError(api.CodeHelperImage, "use image of helper VM in", dir, err)
+	}
 	return i, nil
 }
 
@@ -142,12 +145,12 @@ func machine(cfg Config, accel qemu.Accel, files boot, k *keys) qemu.Config {
 		"-fw_cfg", "name=" + initramfs.KeyFolder + initramfs.DiskCount + ",string=" + strconv.Itoa(len(cfg.Disks)),
 	}
 	for i, d := range cfg.Disks {
-		args = append(args, attach(fmt.Sprintf("disk%d", i), initramfs.DiskTarget, i, map[string]any{
+		args = append(args, attach(fmt.Sprintf("disk%d", i), initramfs.DiskTarget, i, d.Sector, map[string]any{
 			"driver": "nbd", "server": map[string]string{"type": "unix", "path": d.Socket}, "export": d.Export,
 			"read-only": d.ReadOnly, "discard": "unmap", "detect-zeroes": zeroes(d.ReadOnly),
 		})...)
 	}
-	args = append(args, attach("tools", initramfs.ToolsTarget, 0, map[string]any{
+	args = append(args, attach("tools", initramfs.ToolsTarget, 0, 0, map[string]any{
 		"driver": "raw", "read-only": true,
 		"file": map[string]any{"driver": "file", "filename": files.tools, "read-only": true},
 	})...)
@@ -166,12 +169,12 @@ func zeroes(readOnly bool) string {
 }
 
 // attach gives the arguments for one logical unit of the SCSI controller.
-func attach(name string, target, unit int, block map[string]any) []string {
+func attach(name string, target, unit int, sector int64, block map[string]any) []string {
 	block["node-name"] = name
 	// Strings, numbers and maps of them cannot fail to encode.
 	text, _ := json.Marshal(block)
 	return []string{
 		"-blockdev", string(text),
-		"-device", fmt.Sprintf("scsi-hd,bus=scsi0.0,channel=0,scsi-id=%d,lun=%d,drive=%s,serial=%s", target, unit, name, name),
+		"-device", fmt.Sprintf("scsi-hd,bus=scsi0.0,channel=0,scsi-id=%d,lun=%d,drive=%s,serial=%s", target, unit, name, name) + qemu.Sectors(sector),
 	}
 }

@@ -60,6 +60,9 @@ func (r *run) checkTarget(jobDir string) error {
 	if !r.plan.Has(api.Convert) {
 		return nil
 	}
+	if err := r.checkSectors(); err != nil {
+		return err
+	}
 	begun := job.Begun(jobDir)
 	for _, out := range r.outputs() {
 		if slices.Contains(begun, out) {
@@ -99,6 +102,7 @@ func (r *run) disk(i int) formats.Disk {
 func (r *run) convert(ctx context.Context) error {
 	r.fillDisks()
 	for i, out := range r.outputs() {
+		r.warnOfSectors(i)
 		if err := r.convertOne(ctx, i, out); err != nil {
 			return err
 		}

@@ -20,8 +20,8 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 		return nil, err
 	}
 	var attached []helper.Disk
-	for _, socket := range served.sockets {
-		attached = append(attached, helper.Disk{Socket: socket})
+	for i, socket := range served.sockets {
+		attached = append(attached, helper.Disk{Socket: socket, Sector: r.sources[i].SectorSize()})
 	}
 	report, err := r.inVM(ctx, attached, plan)
 	// A disk that could not be read or written is why whatever came of it, and

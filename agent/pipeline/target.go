@@ -35,12 +35,14 @@ func (r *run) writeDomain() error {
 func (r *run) domainConfig() (domain.Config, error) {
 	m := r.plan.Machine
 	cfg := domain.Config{Name: r.plan.Name, Memory: m.Memory, CPUs: m.CPUs, Firmware: r.firmware(), Machine: "q35"}
-	for _, out := range r.outputs() {
+	for i, out := range r.outputs() {
 		path, err := filepath.Abs(out)
 		if err != nil {
 			return cfg, api.NewError(api.CodeOutput, "find the folder of", out, err)
 		}
-		cfg.Disks = append(cfg.Disks, domain.Disk{Path: path, Format: r.plan.Target.Format, Bus: "virtio"})
+		cfg.Disks = append(cfg.Disks, domain.Disk{
+			Path: path, Format: r.plan.Target.Format, Bus: "virtio", Sector: r.sources[i].SectorSize(),
+		})
 	}
 	cfg.NICs = r.nics()
 	return cfg, nil

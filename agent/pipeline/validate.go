@@ -5,9 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/host"
 	"hyper2kvm/agent/validate"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/overlay"
@@ -35,13 +39,47 @@ func (r *run) validate(ctx context.Context) error {
 	if len(buses) == 0 {
 		buses = defaultBuses()
 	}
-	for _, bus := range buses {
-		if err := r.bootOn(ctx, bus, canaries); err != nil {
+	return r.bootAll(ctx, buses, canaries)
+}
+
+// bootAll boots on every bus, as many at a time as the host has room for: a
+// booting guest is busy with one processor, or only waits.
+func (r *run) bootAll(ctx context.Context, buses []string, canaries []*overlay.Overlay) error {
+	verdicts := make([]*api.Verdict, len(buses))
+	boots, ctx := errgroup.WithContext(ctx)
+	boots.SetLimit(r.bootsAtATime())
+	for i, bus := range buses {
+		boots.Go(func() (err error) {
+			verdicts[i], err = r.bootOn(ctx, bus, canaries)
 			return err
+		})
+	}
+	err := boots.Wait()
+	for _, v := range verdicts {
+		if v != nil {
+			r.report.Verdicts = append(r.report.Verdicts, *v)
 		}
 	}
-	return nil
+	return err
 }
+
+// bootsAtATime is how many guests may run side by side: one a processor, and
+// only what the memory holds.
+func (r *run) bootsAtATime() int {
+	memory, err := host.AvailableMemory()
+	if err != nil {
+		return 1
+	}
+	guest := r.plan.Machine.Memory
+	if guest == 0 {
+		guest = validate.DefaultMemory
+	}
+	return max(1, min(runtime.NumCPU(), int(memory/(guest+machineOverhead))))
+}
+
+// machineOverhead is what QEMU takes beside the guest's memory: translated
+// code, firmware, screen.
+const machineOverhead = 512 << 20
 
 // openResults opens what is to be proven: the outputs, or, where the plan
 // converts nothing, the sources.
@@ -100,28 +138,27 @@ func (r *run) plantCanary(ctx context.Context, results []*chain.Chain) ([]*overl
 	return layers, err
 }
 
-// bootOn boots once and adds the verdict to the report.
-func (r *run) bootOn(ctx context.Context, bus string, canaries []*overlay.Overlay) error {
+// bootOn boots once.
+func (r *run) bootOn(ctx context.Context, bus string, canaries []*overlay.Overlay) (*api.Verdict, error) {
 	work := r.job.Path("validate", bus)
 	if err := os.MkdirAll(work, 0o700); err != nil {
-		return api.NewError(api.CodeJob, "make folder", work, err)
+		return nil, api.NewError(api.CodeJob, "make folder", work, err)
 	}
 	layers, err := layOver(r, bus, canaries)
 	defer discard(layers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.notice(api.Validate, "booting on %s", bus)
 	v, err := r.boot(ctx, bus, work, layers)
 	if err != nil {
-		return helperError("boot on "+bus, err)
+		return nil, helperError("boot on "+bus, err)
 	}
 	if err := r.keepEvidence(&v); err != nil {
-		return err
+		return nil, err
 	}
-	r.report.Verdicts = append(r.report.Verdicts, v)
 	r.notice(api.Validate, "%s: %s: %s", bus, v.State, v.Why)
-	return nil
+	return &v, nil
 }
 
 func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Overlay) (api.Verdict, error) {
@@ -130,8 +167,8 @@ func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Over
 		return api.Verdict{}, err
 	}
 	cfg := r.bootConfig(bus, work)
-	for _, socket := range served.sockets {
-		cfg.Disks = append(cfg.Disks, validate.Disk{Socket: socket})
+	for i, socket := range served.sockets {
+		cfg.Disks = append(cfg.Disks, validate.Disk{Socket: socket, Sector: r.sources[i].SectorSize()})
 	}
 	v, err := validate.Boot(ctx, cfg)
 	return v, errors.Join(err, served.stop())

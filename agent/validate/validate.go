@@ -33,8 +33,10 @@ const (
 	UEFI = "uefi"
 )
 
+// DefaultMemory is what a guest gets that nothing is known of, in bytes.
+const DefaultMemory = 2 << 30
+
 const (
-	defaultMemory  = 2 << 30
 	defaultCPUs    = 2
 	defaultTimeout = 10 * time.Minute
 )
@@ -46,6 +48,7 @@ type Disk struct {
 	Socket string
 	Path   string
 	Format string // of Path, in QEMU's words: "qcow2", "raw", "vmdk"
+	Sector int64  // logical sector size in bytes, 0 is 512
 }
 
 // Config says what to boot and how.
@@ -107,7 +110,7 @@ func (c *Config) fill() {
 		c.NICs = []string{""}
 	}
 	if c.Memory == 0 {
-		c.Memory = defaultMemory
+		c.Memory = DefaultMemory
 	}
 	if c.CPUs == 0 {
 		c.CPUs = defaultCPUs

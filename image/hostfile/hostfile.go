@@ -89,6 +89,13 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) { return f.os.WriteAt(p
 // Size is the size in bytes at the time of opening.
 func (f *File) Size() int64 { return f.size }
 
+// SectorSize is the logical sector size of a block device in bytes; ok is false
+// for a file, which has none.
+func (f *File) SectorSize() (size int64, ok bool) {
+	n, err := unix.IoctlGetInt(int(f.os.Fd()), unix.BLKSSZGET)
+	return int64(n), err == nil
+}
+
 // Name is the name the file was opened with.
 func (f *File) Name() string { return f.os.Name() }
 

@@ -45,6 +45,7 @@ func advices() []advice {
 		{api.CodeUnsupported, exitFailed, "convert the image with its own tool to a plain VMDK, qcow2 or raw first"},
 		{api.CodeTruncated, exitFailed, "the copy is not complete: copy the image again and compare sizes"},
 		{api.CodeCorrupt, exitFailed, "the image is damaged: export it again from the source hypervisor"},
+		{api.CodeSectorSize, exitRefused, "choose --format qcow2 or raw, whose domain XML keeps the sector size, or vhdx, which records it"},
 		{api.CodeChain, exitFailed, "put the missing or right parent beside the image, or consolidate the snapshots on the source"},
 		{api.CodePolicy, exitRefused, "an image may name only files beside it: move the parent into the same folder if you trust it"},
 		{api.CodeOutputExists, exitRefused, "choose another -o, or replace it with --force"},

@@ -28,6 +28,7 @@ var broken = []struct {
 func TestGuestIsDeadBefore(t *testing.T) {
 	for _, g := range broken {
 		t.Run(g.name, func(t *testing.T) {
+			t.Parallel() // a dead guest mostly waits
 			src := guest(t, g.name)
 			unchanged(t, src)
 			r := h2k(t, "validate", src, "--json").want(t, 4)
@@ -132,6 +133,7 @@ func secondRunChangesNothing(t *testing.T, out string) {
 // TestRegeneratedInitramfsBoots has the guest's own generator make the image,
 // inside the helper VM.
 func TestRegeneratedInitramfsBoots(t *testing.T) {
+	t.Parallel() // one processor's work
 	src := guest(t, "debian12-bios")
 	unchanged(t, src)
 	out := filepath.Join(t.TempDir(), "guest.qcow2")

@@ -77,6 +77,57 @@ func TestKilledCopyIsResumedOrStartsClean(t *testing.T) {
 	nothingLeft(t, dir, "src.vmdk")
 }
 
+// killWhen starts h2k and kills it as soon as the file holds the text; it fails
+// the test where the run ends before.
+func killWhen(t *testing.T, file, text string, args ...string) {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(root, "bin/h2k"), args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	for {
+		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), text) {
+			_ = cmd.Process.Kill()
+			<-done
+			return
+		}
+		select {
+		case <-done:
+			t.Fatalf("the run ended before %s said %s", file, text)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// TestKilledRepairInPlace kills a repair in place early, and while the image is
+// being written: an image that is half of each can neither be read nor stays.
+func TestKilledRepairInPlace(t *testing.T) {
+	requireVM(t)
+	dir := t.TempDir()
+	disk := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
+	before := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0))
+	sum := digest(t, disk)
+	if killAfter(t, 1500*time.Millisecond, "fix", "--in-place", disk) {
+		t.Log("the repair was done before it could be killed")
+	} else if digest(t, disk) != sum {
+		t.Error("killed before anything was repaired, and yet the image changed")
+	}
+	waitNoVM(t)
+	killWhen(t, filepath.Join(disk+".h2k-job", "journal"), `"committing": true`, "fix", "--in-place", disk)
+	waitNoVM(t)
+	h2k(t, "fix", "--in-place", "--json", disk).want(t, 0)
+	if after := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0)); after != "" {
+		t.Errorf("the repair that was finished is not whole; a second run would change:\n%s", after)
+	}
+	h2k(t, "undo", "--json", disk).want(t, 0)
+	if again := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0)); again != before {
+		t.Errorf("undo did not give the files back; a plan says\n%s\nand said before\n%s", again, before)
+	}
+	nothingLeft(t, dir, "root.d", "root.ext4", "tiny.raw")
+}
+
 func TestKilledRepairIsResumed(t *testing.T) {
 	src := guest(t, "debian12-bios")
 	unchanged(t, src)

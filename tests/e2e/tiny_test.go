@@ -105,8 +105,9 @@ var emptyModule = "\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9) + "\x01\x00\
 // cpioOfNothing is a newc archive with no member but its trailer.
 var cpioOfNothing = "070701" + strings.Repeat("0", 8*4) + "00000001" + strings.Repeat("0", 8*6) + "0000000B" + "00000000" + "TRAILER!!!\x00\x00\x00\x00"
 
-// ext4 makes a file system of the given size from the tree.
-func ext4(t *testing.T, dir, name string, files tree, size int64) part {
+// ext4 makes a file system of the given size from the tree; more are arguments
+// of mke2fs.
+func ext4(t *testing.T, dir, name string, files tree, size int64, more ...string) part {
 	t.Helper()
 	top := filepath.Join(dir, name+".d")
 	for path, content := range files {
@@ -125,7 +126,8 @@ func ext4(t *testing.T, dir, name string, files tree, size int64) part {
 		}
 	}
 	img := filepath.Join(dir, name+".ext4")
-	cmd := exec.Command("mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-d", top, img, fmt.Sprintf("%dk", size/1024))
+	args := append([]string{"-q", "-F", "-t", "ext4", "-m", "0", "-d", top}, more...)
+	cmd := exec.Command("mke2fs", append(args, img, fmt.Sprintf("%dk", size/1024))...)
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/sbin:/usr/sbin")
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("mke2fs: %v\n%s", err, msg)

@@ -49,6 +49,7 @@ func TestBootsWhereItComesFrom(t *testing.T) {
 	}
 	bin := buildCanary(t)
 	t.Run("debian12-bios", func(t *testing.T) {
+		t.Parallel()
 		disk := rawCopy(t, "debian12-bios")
 		plant(t, disk, 1*mib, bin) // the root is the first partition
 		data := dataDisk(t)
@@ -59,6 +60,7 @@ func TestBootsWhereItComesFrom(t *testing.T) {
 		check(t, r, "ens192", "10.0.2.50/24", "/dev/sda1")
 	})
 	t.Run("debian13-uefi", func(t *testing.T) {
+		t.Parallel()
 		disk := rawCopy(t, "debian13-uefi")
 		// Behind ESP and /boot, LVM's label and metadata take the first MiB.
 		plant(t, disk, 514*mib, bin)
