@@ -3,7 +3,8 @@
 // and renamed.
 //
 // A lock on the partial file says that its writer lives. What a killed run
-// left is recognised by the missing lock and removed by the next one.
+// left is recognised by the missing lock; the next one removes it, or goes on
+// with it when it knows how far that run got.
 package publish
 
 import (
@@ -37,20 +38,30 @@ const (
 // Output is an output on its way.
 type Output struct {
 	final, partial string
-	force          bool
+	force, takeUp  bool
 	renamed        bool // the partial name is no longer ours
 	file           *os.File
 }
 
 // Create begins the output that will be final. sources are files that it must
 // not be; one that does not exist is passed over. An existing final name gives
-// ErrExists unless force is set. Exactly one of Commit and Abort must follow.
+// ErrExists unless force is set. Exactly one of Commit, Keep and Abort must follow.
 func Create(final string, force bool, sources ...string) (*Output, error) {
-	final = filepath.Clean(final)
-	if err := checkFinal(final, force, sources); err != nil {
+	return begin(&Output{final: filepath.Clean(final), force: force}, sources)
+}
+
+// TakeUp is Create but for one thing: a partial file that a dead run left is
+// kept as it is, for the caller to go on with.
+func TakeUp(final string, force bool, sources ...string) (*Output, error) {
+	return begin(&Output{final: filepath.Clean(final), force: force, takeUp: true}, sources)
+}
+
+func begin(o *Output, sources []string) (*Output, error) {
+	final := o.final
+	if err := checkFinal(final, o.force, sources); err != nil {
 		return nil, err
 	}
-	o := &Output{final: final, partial: Partial(final), force: force}
+	o.partial = Partial(final)
 	// Two rounds see a stale file away; more mean that others race for it.
 	for range 8 {
 		done, err := o.acquire()
@@ -131,7 +142,7 @@ func (o *Output) acquire() (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if mine.Size() > 0 {
+	if mine.Size() > 0 && !o.takeUp {
 		return false, os.Remove(o.partial)
 	}
 	o.file = f
@@ -190,6 +201,14 @@ func (o *Output) linkNew() error {
 		return err
 	}
 	return os.Remove(o.partial)
+}
+
+// Keep leaves the partial file for a later TakeUp.
+func (o *Output) Keep() error {
+	if err := o.file.Close(); err != nil {
+		return fmt.Errorf("keep partial output of %s: %w", o.final, err)
+	}
+	return nil
 }
 
 // Abort removes the partial file.

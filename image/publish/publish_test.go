@@ -145,6 +145,34 @@ func TestLiveAndStale(t *testing.T) {
 	}
 }
 
+// What a run keeps, and only that, can be taken up by another.
+func TestKeepAndTakeUp(t *testing.T) {
+	dir := t.TempDir()
+	final := filepath.Join(dir, "a")
+	if err := create(t, final, false).Keep(); err != nil {
+		t.Fatal(err)
+	}
+	o, err := publish.TakeUp(final, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(o.File().Name()); err != nil || string(b) != "new" {
+		t.Errorf("taken up: %q, %v", b, err)
+	}
+	if _, err := publish.TakeUp(final, false); !errors.Is(err, publish.ErrBusy) {
+		t.Errorf("beside a live writer: %v", err)
+	}
+	if err := o.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, dir); got != "a" {
+		t.Errorf("after: %s", got)
+	}
+	if _, err := publish.TakeUp(final, false); !errors.Is(err, publish.ErrExists) {
+		t.Errorf("onto an output that is there: %v", err)
+	}
+}
+
 // A link under the partial name, as somebody hostile could lay it, is not
 // followed.
 func TestPartialIsALink(t *testing.T) {
