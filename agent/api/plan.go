@@ -58,6 +58,8 @@ func (p *Plan) Has(s Stage) bool { return slices.Contains(p.Stages, s) }
 type Source struct {
 	Path   string `json:"path"`
 	Format string `json:"format,omitempty"` // "" detects it
+	// Outside lets the image name parents and extents in other folders.
+	Outside bool `json:"allow_outside,omitempty"`
 }
 
 // Machine is what is known of the source machine beside its disks; it decides

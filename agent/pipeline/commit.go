@@ -119,7 +119,7 @@ func finishCommit(ctx context.Context, dir string) error {
 // format was replaced as a whole, or not at all: the repair that runs next
 // finds out which.
 func recommit(ctx context.Context, layer string, s api.Source) error {
-	base, err := chain.Open(s.Path, chain.Policy{Format: s.Format})
+	base, err := chain.Open(s.Path, chain.Policy{Format: s.Format, Outside: s.Outside})
 	if err != nil {
 		return sourceError("open source", s.Path, err)
 	}

@@ -17,7 +17,7 @@ import (
 // opened for writing here.
 func (r *run) openSources() error {
 	for _, s := range r.plan.Sources {
-		c, err := chain.Open(s.Path, chain.Policy{Format: s.Format})
+		c, err := chain.Open(s.Path, chain.Policy{Format: s.Format, Outside: s.Outside})
 		if err != nil {
 			r.closeSources()
 			return sourceError("open source", s.Path, err)

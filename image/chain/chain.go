@@ -42,7 +42,7 @@ var (
 type Policy struct {
 	// Format of the named image; "" detects it.
 	Format string
-	// Outside allows absolute names and other folders. Even then only regular
+	// Outside allows other folders, by absolute names too. Even then only regular
 	// files are opened, never a device and nothing behind a URL.
 	Outside bool
 }

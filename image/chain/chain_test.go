@@ -197,6 +197,11 @@ func TestPolicy(t *testing.T) {
 		{"abs.raw", formats.ErrRefused, nil},
 		{"device.raw", formats.ErrRefused, formats.ErrRefused},
 		{"fifo.raw", formats.ErrRefused, formats.ErrRefused},
+		{filepath.Join(dir, "good.raw"), nil, nil}, // libvirt writes absolute names
+		{dir + "//./good.raw", nil, nil},
+		{filepath.Join(dir, "out.raw"), formats.ErrRefused, nil},
+		{filepath.Join(dir, "sub", "in-sub.raw"), formats.ErrRefused, nil},
+		{dir + "/../secret.raw", formats.ErrRefused, nil},
 		{"/dev/zero", formats.ErrRefused, formats.ErrRefused},
 		{"/etc/passwd", formats.ErrRefused, nil},
 		{"nbd:localhost:10809", formats.ErrRefused, formats.ErrRefused},

@@ -17,6 +17,7 @@ import (
 
 // open opens a file that an image in dir names, if the policy allows it.
 func (p Policy) open(dir, name string) (*hostfile.File, error) {
+	name = beside(dir, name)
 	if why := p.refuse(name); why != "" {
 		return nil, fmt.Errorf("%q is %s: %w", name, why, formats.ErrRefused)
 	}
@@ -41,6 +42,24 @@ func (p Policy) open(dir, name string) (*hostfile.File, error) {
 		return nil, fmt.Errorf("%q is a link out of the folder (%w): %w", name, err, formats.ErrRefused)
 	}
 	return nil, err
+}
+
+// beside gives an absolute name of a file in dir, as libvirt writes them, as
+// the name alone. It only compares: what an image names is not looked at before
+// it is allowed.
+func beside(dir, name string) string {
+	if !filepath.IsAbs(name) || strings.ContainsRune(name, 0) {
+		return name
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return name
+	}
+	of := filepath.Dir(filepath.Clean(name))
+	if real, err := filepath.EvalSymlinks(abs); of == abs || err == nil && of == real {
+		return filepath.Base(name)
+	}
+	return name
 }
 
 // openRegular opens a regular file. It looks before it opens, since opening a

@@ -341,11 +341,12 @@ func (a *app) inCheckout() bool {
 	return err == nil
 }
 
-// newPlan is a plan for the given files.
-func newPlan(name string, files []string, format string, stages ...api.Stage) *api.Plan {
+// newPlan is a plan for the given files; src says what holds for each.
+func newPlan(name string, files []string, src api.Source, stages ...api.Stage) *api.Plan {
 	p := &api.Plan{Version: api.Version, Name: name, Stages: stages}
 	for _, f := range files {
-		p.Sources = append(p.Sources, api.Source{Path: f, Format: format})
+		src.Path = f
+		p.Sources = append(p.Sources, src)
 	}
 	return p
 }

@@ -18,7 +18,7 @@ type convertOptions struct {
 	validate bool
 	planFile string
 	job      string
-	format   string // of the sources
+	source   api.Source // what holds for each source
 	nics     nicFlags
 }
 
@@ -50,13 +50,15 @@ func (a *app) convertCommand() *cobra.Command {
 	f.BoolVar(&o.plan.Fix.DryRun, "dry-run", false, "show what would be repaired, write nothing")
 	machineFlags(cmd, &o.plan.Machine, &o.nics)
 	validateFlags(cmd, &o.plan.Validate)
-	sourceFlag(cmd, &o.format)
+	sourceFlags(cmd, &o.source)
 	return cmd
 }
 
-// sourceFlag is the flag of all verbs that read images.
-func sourceFlag(cmd *cobra.Command, format *string) {
-	choice(cmd, format, "source-format", "", "format of the sources (default: what the bytes say)")
+// sourceFlags are the flags of all verbs that read images.
+func sourceFlags(cmd *cobra.Command, s *api.Source) {
+	choice(cmd, &s.Format, "source-format", "", "format of the sources (default: what the bytes say)")
+	cmd.Flags().BoolVar(&s.Outside, "allow-outside", false,
+		"let images name parents and extents in other folders; devices and URLs never")
 }
 
 // targetFlags are the flags of what is written.
@@ -131,10 +133,15 @@ func (o *convertOptions) build(set *pflag.FlagSet, args []string) (*api.Plan, er
 		p.Sources = nil
 	}
 	for _, src := range args {
-		p.Sources = append(p.Sources, api.Source{Path: src, Format: o.format})
+		p.Sources = append(p.Sources, api.Source{Path: src, Format: o.source.Format})
 	}
 	if len(p.Sources) == 0 {
 		return nil, usage("give the disk image to convert")
+	}
+	if o.source.Outside {
+		for i := range p.Sources {
+			p.Sources[i].Outside = true
+		}
 	}
 	if p.Name == "" {
 		p.Name = nameOf(p.Sources[0].Path)

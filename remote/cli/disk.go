@@ -17,20 +17,20 @@ func (a *app) diskCommand() *cobra.Command {
 }
 
 func (a *app) diskInfoCommand() *cobra.Command {
-	var format string
+	var src api.Source
 	cmd := &cobra.Command{
 		Use:   "info IMAGE",
 		Short: "Show what an image and its parents say of themselves",
 		Args:  exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, format, api.Info)
+			p := newPlan(nameOf(args[0]), args, src, api.Info)
 			if err := checkWords(p); err != nil {
 				return err
 			}
 			return a.run(cmd.Context(), p, "", view{done: a.showDisks})
 		},
 	}
-	sourceFlag(cmd, &format)
+	sourceFlags(cmd, &src)
 	return cmd
 }
 
@@ -136,25 +136,25 @@ func (a *app) diskConvertCommand() *cobra.Command {
 		},
 	}
 	targetFlags(cmd, &o.plan.Target)
-	sourceFlag(cmd, &o.format)
+	sourceFlags(cmd, &o.source)
 	return cmd
 }
 
 func (a *app) diskCompareCommand() *cobra.Command {
-	var format string
+	var src api.Source
 	cmd := &cobra.Command{
 		Use:   "compare A B",
 		Short: "Compare what a guest would see on two disk images; exit code 1 when they differ",
 		Args:  exactly(2, "two disk images"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, format, api.Compare)
+			p := newPlan(nameOf(args[0]), args, src, api.Compare)
 			if err := checkWords(p); err != nil {
 				return err
 			}
 			return a.run(cmd.Context(), p, "", view{done: a.showComparison})
 		},
 	}
-	sourceFlag(cmd, &format)
+	sourceFlags(cmd, &src)
 	return cmd
 }
 

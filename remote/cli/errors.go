@@ -47,7 +47,7 @@ func advices() []advice {
 		{api.CodeCorrupt, exitFailed, "the image is damaged: export it again from the source hypervisor"},
 		{api.CodeSectorSize, exitRefused, "choose --format qcow2 or raw, whose domain XML keeps the sector size, or vhdx, which records it"},
 		{api.CodeChain, exitFailed, "put the missing or right parent beside the image, or consolidate the snapshots on the source"},
-		{api.CodePolicy, exitRefused, "an image may name only files beside it: move the parent into the same folder if you trust it"},
+		{api.CodePolicy, exitRefused, "an image may name only files in its own folder: move them there or, if you trust the image, add --allow-outside; devices and URLs stay refused"},
 		{api.CodeOutputExists, exitRefused, "choose another -o, or replace it with --force"},
 		{api.CodeOutputIsSource, exitRefused, "choose another -o: the source is never written. To repair in place use h2k fix --in-place"},
 		{api.CodeOutput, exitFailed, "check the folder of the output: is it there, may you write to it?"},

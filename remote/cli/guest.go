@@ -7,14 +7,15 @@ import (
 )
 
 func (a *app) inspectCommand() *cobra.Command {
-	var format, root string
+	var src api.Source
+	var root string
 	cmd := &cobra.Command{
 		Use:     "inspect SRC [SRC...]",
 		Short:   "Show what is on the disks of a guest, and what keeps it from booting on KVM",
 		Example: "  h2k inspect web01.vmdk",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, format, api.Inspect, api.Fix)
+			p := newPlan(nameOf(args[0]), args, src, api.Inspect, api.Fix)
 			p.Fix = api.FixOptions{DryRun: true, Root: root}
 			if err := checkWords(p); err != nil {
 				return err
@@ -22,7 +23,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			return a.run(cmd.Context(), p, "", a.inspectView())
 		},
 	}
-	sourceFlag(cmd, &format)
+	sourceFlags(cmd, &src)
 	cmd.Flags().StringVar(&root, "root", "", "`UUID` of the root file system, where a disk has several")
 	return cmd
 }
@@ -47,7 +48,7 @@ func (a *app) showWarnings(r *api.Report) {
 
 func (a *app) fixCommand() *cobra.Command {
 	var o api.FixOptions
-	var format string
+	var src api.Source
 	cmd := &cobra.Command{
 		Use:   "fix SRC [SRC...] --dry-run|--in-place",
 		Short: "Show, or make in place, the repairs that a guest needs",
@@ -59,7 +60,7 @@ func (a *app) fixCommand() *cobra.Command {
 			if o.DryRun == o.InPlace {
 				return usage("give either --dry-run or --in-place")
 			}
-			p := newPlan(nameOf(args[0]), args, format, api.Inspect, api.Fix)
+			p := newPlan(nameOf(args[0]), args, src, api.Inspect, api.Fix)
 			p.Fix = o
 			if err := checkWords(p); err != nil {
 				return err
@@ -79,19 +80,19 @@ func (a *app) fixCommand() *cobra.Command {
 	fixFlags(cmd, &o)
 	f.BoolVar(&o.DryRun, "dry-run", false, "show the repairs, write nothing")
 	f.BoolVar(&o.InPlace, "in-place", false, "write the repairs into the given image")
-	sourceFlag(cmd, &format)
+	sourceFlags(cmd, &src)
 	return cmd
 }
 
 func (a *app) undoCommand() *cobra.Command {
-	var format string
+	var src api.Source
 	cmd := &cobra.Command{
 		Use:     "undo SRC [SRC...]",
 		Short:   "Take back, in the given image, what h2k repaired",
 		Example: "  h2k undo web01.qcow2",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, format, api.Undo)
+			p := newPlan(nameOf(args[0]), args, src, api.Undo)
 			p.Fix.InPlace = true
 			if err := checkWords(p); err != nil {
 				return err
@@ -106,7 +107,7 @@ func (a *app) undoCommand() *cobra.Command {
 			})
 		},
 	}
-	sourceFlag(cmd, &format)
+	sourceFlags(cmd, &src)
 	return cmd
 }
 
@@ -114,7 +115,7 @@ func (a *app) validateCommand() *cobra.Command {
 	var v api.ValidateOptions
 	var m api.Machine
 	var n nicFlags
-	var format string
+	var src api.Source
 	cmd := &cobra.Command{
 		Use:   "validate IMAGE [IMAGE...]",
 		Short: "Boot a guest on throw-away overlays and say whether it came up",
@@ -123,7 +124,7 @@ func (a *app) validateCommand() *cobra.Command {
 		Example: "  h2k validate web01.qcow2 --evidence .",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, format, api.Validate)
+			p := newPlan(nameOf(args[0]), args, src, api.Validate)
 			p.Validate, p.Machine = v, m
 			n.apply(&p.Machine)
 			if err := checkWords(p); err != nil {
@@ -140,6 +141,6 @@ func (a *app) validateCommand() *cobra.Command {
 	validateFlags(cmd, &v)
 	machineFlags(cmd, &m, &n)
 	f.StringVar(&v.Evidence, "evidence", "", "`folder` for console texts and screenshots (default: none are kept)")
-	sourceFlag(cmd, &format)
+	sourceFlags(cmd, &src)
 	return cmd
 }
