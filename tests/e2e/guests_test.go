@@ -26,6 +26,7 @@ var broken = []struct {
 }
 
 func TestGuestIsDeadBefore(t *testing.T) {
+	t.Parallel()
 	for _, g := range broken {
 		t.Run(g.name, func(t *testing.T) {
 			t.Parallel() // a dead guest mostly waits
