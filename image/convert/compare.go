@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,9 +32,13 @@ func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res 
 		return fmt.Errorf("open output to verify it: %w: %w", ErrVerify, err)
 	}
 	if opt.Verify {
-		switch off, err := Compare(ctx, disk, got, nil); {
+		if opt.Bandwidth > 0 {
+			wait := pace(opt.Bandwidth)
+			disk = paced{disk, func(n int64) error { return wait(ctx, n) }}
+		}
+		switch _, err := Compare(ctx, disk, got, nil); {
 		case errors.Is(err, ErrDiffer):
-			return fmt.Errorf("at guest offset %d: %w", off, ErrVerify)
+			return fmt.Errorf("%w: %w", ErrVerify, err)
 		case err != nil:
 			return fmt.Errorf("verify output: %w", err)
 		}
@@ -62,65 +70,118 @@ var ErrDiffer = errors.New("disks differ")
 // compareBytes is how much is compared in one piece.
 const compareBytes = 1 << 20
 
-// Compare compares what a guest sees on two disks. Ranges that hold nothing on
-// both sides are passed over unread. The longer disk may have zeroes only
-// beyond the end of the other. When they differ it returns the offset of the
-// first differing byte and ErrDiffer.
+// Compare compares what a guest sees on two disks, on all cores. Ranges that
+// hold nothing on both sides are passed over unread. The longer disk may have
+// zeroes only beyond the end of the other. When they differ it returns the
+// offset of the first differing byte and ErrDiffer.
 func Compare(ctx context.Context, a, b formats.Disk, progress func(done, total int64)) (int64, error) {
-	c := &comparer{a: a, b: b, bufA: make([]byte, compareBytes), bufB: make([]byte, compareBytes)}
-	size := max(a.Size(), b.Size())
-	for off := int64(0); off < size; {
-		if err := ctx.Err(); err != nil {
-			return off, context.Cause(ctx)
-		}
-		n, err := c.step(off, size)
-		if err != nil {
-			return off + n, err
-		}
-		off += n
-		if progress != nil {
-			progress(off, size)
-		}
+	c := &comparer{a: a, b: b, size: max(a.Size(), b.Size()), progress: progress}
+	c.first.Store(c.size)
+	g, ctx := errgroup.WithContext(ctx)
+	queue := make(chan stretch)
+	g.Go(func() error {
+		defer close(queue)
+		return c.split(ctx, queue)
+	})
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error {
+			bufA, bufB := make([]byte, compareBytes), make([]byte, compareBytes)
+			for s := range queue {
+				if err := c.compare(s, bufA, bufB); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	if off := c.first.Load(); off < c.size {
+		return off, fmt.Errorf("at offset %d: %w", off, ErrDiffer)
 	}
 	return 0, nil
 }
 
+// comparer compares two disks, stretch by stretch, several at once.
 type comparer struct {
-	a, b       formats.Disk
-	bufA, bufB []byte
+	a, b  formats.Disk
+	size  int64
+	first atomic.Int64 // the first difference found so far; size when there is none
+
+	tell     sync.Mutex // around progress
+	done     int64
+	progress func(done, total int64)
 }
 
-// step compares a run that begins at off and returns its length, or how far
-// into it the first difference is.
-func (c *comparer) step(off, size int64) (int64, error) {
-	ea, err := extent(c.a, off, size-off)
-	if err != nil {
-		return 0, err
+// stretch is a part of both disks, at most compareBytes, of one kind on each.
+type stretch struct {
+	off, length int64
+	a, b        formats.Kind
+}
+
+// split sends the stretches that have to be looked at, from front to back, and
+// stops where a difference lies before.
+func (c *comparer) split(ctx context.Context, queue chan<- stretch) error {
+	for off := int64(0); off < c.first.Load(); {
+		ea, err := extent(c.a, off, c.size-off)
+		if err != nil {
+			return err
+		}
+		eb, err := extent(c.b, off, ea.Length)
+		if err != nil {
+			return err
+		}
+		s := stretch{off, eb.Length, ea.Kind, eb.Kind}
+		if s.a == s.b && s.a != formats.Data {
+			c.count(s.length)
+			if err := ctx.Err(); err != nil {
+				return context.Cause(ctx)
+			}
+		} else {
+			s.length = min(s.length, compareBytes)
+			select {
+			case queue <- s:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		off += s.length
 	}
-	eb, err := extent(c.b, off, ea.Length)
-	if err != nil {
-		return 0, err
+	return nil
+}
+
+func (c *comparer) compare(s stretch, bufA, bufB []byte) error {
+	p, q := bufA[:s.length], bufB[:s.length]
+	if err := fill(c.a, p, s.off, s.a); err != nil {
+		return err
 	}
-	if ea.Kind == eb.Kind && ea.Kind != formats.Data {
-		return eb.Length, nil
+	if err := fill(c.b, q, s.off, s.b); err != nil {
+		return err
 	}
-	n := min(eb.Length, compareBytes)
-	pa, pb := c.bufA[:n], c.bufB[:n]
-	var g errgroup.Group
-	g.Go(func() error { return fill(c.a, pa, off, ea.Kind) })
-	g.Go(func() error { return fill(c.b, pb, off, eb.Kind) })
-	if err := g.Wait(); err != nil {
-		return 0, err
-	}
-	if string(pa) == string(pb) {
-		return n, nil
-	}
-	for i := range pa {
-		if pa[i] != pb[i] {
-			return int64(i), fmt.Errorf("at offset %d: %w", off+int64(i), ErrDiffer)
+	if !bytes.Equal(p, q) {
+		at := s.off
+		for i := range p {
+			if p[i] != q[i] {
+				at += int64(i)
+				break
+			}
+		}
+		for old := c.first.Load(); at < old && !c.first.CompareAndSwap(old, at); old = c.first.Load() {
 		}
 	}
-	return n, nil
+	c.count(s.length)
+	return nil
+}
+
+func (c *comparer) count(n int64) {
+	if c.progress == nil {
+		return
+	}
+	c.tell.Lock()
+	defer c.tell.Unlock()
+	c.done += n
+	c.progress(c.done, c.size)
 }
 
 // extent is Extent of a disk that goes on in zeroes after its end.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -39,6 +40,16 @@ type Options struct {
 	Verify      bool     // read the output back and compare it with the source
 	Digest      bool     // fill Result.Digest; reads every byte the guest sees
 	Workers     int      // 0 is one for each core
+	Bandwidth   int64    // bytes of the source to read a second, at most; 0 is no limit
+
+	// Checkpoint names a file that keeps how far Run got. When it is there from
+	// a run that was killed or cancelled, of the same Identity and options, Run
+	// goes on where that one was; with another one it starts clean. The file is
+	// removed at the end.
+	Checkpoint      string
+	CheckpointEvery time.Duration // 0 is two seconds
+	Identity        string        // of the source's content, as far as the caller knows it
+
 	// Progress is told how many of the bytes that hold data are done, from one
 	// goroutine at a time; nil is silent.
 	Progress func(done, total int64)
@@ -51,33 +62,67 @@ type Options struct {
 type Result struct {
 	Size      int64  // virtual size of the output, in bytes
 	Written   int64  // bytes of guest data that went into the output
+	Resumed   int64  // bytes of the guest that an earlier run had made safe
 	Allocated int64  // bytes that the output takes on its file system
 	Digest    string // sha256 of what the guest sees, in hexadecimal; "" unless asked for
 }
 
 // Run writes disk to the file out. Nothing is seen under that name before the
-// output is complete and synced (and verified, if asked); nothing is left when
-// Run gives an error. disk must not have Absent extents.
+// output is complete and synced (and verified, if asked). When Run gives an
+// error nothing is left, unless Options.Checkpoint was named and something is
+// safe to go on from. disk must not have Absent extents.
+//
+// A block device has no name that could appear: it is written in place, and
+// what is on it after an error is worth nothing.
 func Run(ctx context.Context, disk formats.Disk, out string, opt Options) (Result, error) {
 	if opt.Workers <= 0 {
 		opt.Workers = runtime.GOMAXPROCS(0)
+	}
+	if opt.CheckpointEvery <= 0 {
+		opt.CheckpointEvery = checkpointEvery
 	}
 	if err := opt.check(); err != nil {
 		return Result{}, err
 	}
 	opt.name = filepath.Base(out)
-	o, err := publish.Create(out, opt.Force, opt.Sources...)
+	from := opt.lastCheckpoint(disk.Size(), out)
+	res, err := run(ctx, disk, out, opt, from)
+	if errors.Is(err, errStale) {
+		from.marked = 0
+		res, err = run(ctx, disk, out, opt, from)
+	}
+	return res, noSpace(err)
+}
+
+func run(ctx context.Context, disk formats.Disk, out string, opt Options, from checkpoint) (Result, error) {
+	create := publish.Create
+	if from.marked > 0 {
+		create = publish.TakeUp
+	}
+	o, err := create(out, opt.Force, opt.Sources...)
 	if err != nil {
-		return Result{}, noSpace(err)
+		return Result{}, err
 	}
-	res, err := write(ctx, disk, o.File(), opt)
-	if err != nil {
-		return Result{}, errors.Join(noSpace(err), o.Abort())
+	c := &copier{disk: disk, out: o.File(), progress: opt.Progress, wait: pace(opt.Bandwidth), ended: make(map[int64]int64)}
+	res, err := c.write(ctx, o, opt, from)
+	switch {
+	case err == nil:
+		if err := o.Commit(); err != nil {
+			c.log.remove()
+			return Result{}, err
+		}
+		c.log.remove()
+		return res, nil
+	case c.log != nil && !lasting(err):
+		// Where this fails, the mark before is still good.
+		_ = c.mark()
+		if c.log.upTo > 0 {
+			c.log.close()
+			return Result{}, errors.Join(err, o.Keep())
+		}
 	}
-	if err := o.Commit(); err != nil {
-		return Result{}, noSpace(err)
-	}
-	return res, nil
+	c.log.remove()
+	return Result{}, errors.Join(err, o.Abort())
 }
 
 // noSpace marks the errors of a full file system with the sentinel.
@@ -88,85 +133,115 @@ func noSpace(err error) error {
 	return err
 }
 
-// write fills the file and proves it.
-func write(ctx context.Context, disk formats.Disk, f *os.File, opt Options) (Result, error) {
-	offload := opt.offload == nil && sharesBlocks(f) || opt.offload != nil && *opt.offload
-	total, shared, err := survey(ctx, disk, f)
+// write fills the output and proves it.
+func (c *copier) write(ctx context.Context, o *publish.Output, opt Options, from checkpoint) (Result, error) {
+	offload := opt.offload == nil && sharesBlocks(c.out) || opt.offload != nil && *opt.offload
+	c.noOffload.Store(!offload)
+	s, err := survey(ctx, c.disk, c.out, from.marked)
 	if err != nil {
 		return Result{}, fmt.Errorf("survey of the source: %w", err)
 	}
+	if err := c.begin(o, opt, from); err != nil {
+		return Result{}, err
+	}
+	c.total, c.done = s.data, s.before
 	if !offload {
-		shared = 0
+		s.shared = 0
 	}
-	if err := checkSpace(f, total-shared, opt); err != nil {
+	if err := checkSpace(c.out, s.data-s.before-s.shared, opt); err != nil {
 		return Result{}, err
 	}
-	t, err := newTarget(f, disk.Size(), opt)
+	if err := c.run(ctx, opt); err != nil {
+		return Result{}, err
+	}
+	if err := c.complete(); err != nil {
+		return Result{}, err
+	}
+	res := Result{Size: c.size, Written: c.written, Resumed: c.from}
+	if err := prove(ctx, c.disk, c.out, opt, &res); err != nil {
+		return Result{}, err
+	}
+	res.Allocated, err = allocated(c.out)
+	return res, err
+}
+
+// complete ends the layout. A run that takes long is not to be redone because
+// of what comes after the copy.
+func (c *copier) complete() error {
+	size, err := c.target.Finish()
 	if err != nil {
-		return Result{}, err
+		return err
 	}
-	c := &copier{disk: disk, out: f, target: t, total: total, progress: opt.Progress}
-	c.noOffload.Store(!offload)
-	if err := c.run(ctx, opt.Workers); err != nil {
-		return Result{}, err
+	if err := c.out.Truncate(size); err != nil {
+		return fmt.Errorf("set size of output: %w", err)
 	}
-	size, err := t.Finish()
-	if err != nil {
-		return Result{}, err
+	c.safe = c.size
+	if c.log != nil && c.log.upTo > 0 {
+		return c.mark()
 	}
-	if err := f.Truncate(size); err != nil {
-		return Result{}, fmt.Errorf("set size of output: %w", err)
-	}
-	res := Result{Size: disk.Size(), Written: c.written.Load()}
-	if err := prove(ctx, disk, f, opt, &res); err != nil {
-		return Result{}, err
-	}
+	return nil
+}
+
+// allocated is the space that a file takes, in bytes.
+func allocated(f *os.File) (int64, error) {
 	// Delayed allocation settles the number of blocks only at the sync.
 	if err := f.Sync(); err != nil {
-		return Result{}, fmt.Errorf("sync output: %w", err)
+		return 0, fmt.Errorf("sync output: %w", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return Result{}, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+		return 0, &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
-	res.Allocated = st.Blocks * 512 // st_blocks counts 512-byte units whatever the block size
-	return res, nil
+	return st.Blocks * 512, nil // st_blocks counts 512-byte units whatever the block size
+}
+
+// surveyed is what a walk over the extents found, in bytes.
+type surveyed struct {
+	data   int64 // that hold something
+	before int64 // of these, that the output has already
+	shared int64 // of the others, that it may share with a source
 }
 
 // survey counts the bytes that hold data, and those of them that the output
 // may come to share with a source on its own file system. It refuses a disk
 // that needs a parent before anything is written.
-func survey(ctx context.Context, disk formats.Disk, out *os.File) (total, shared int64, err error) {
+func survey(ctx context.Context, disk formats.Disk, out *os.File, from int64) (s surveyed, err error) {
 	shares := map[*os.File]bool{}
 	for off := int64(0); off < disk.Size(); {
 		if err := ctx.Err(); err != nil {
-			return 0, 0, context.Cause(ctx)
+			return s, context.Cause(ctx)
 		}
 		e, err := disk.Extent(off, disk.Size()-off)
 		if err != nil {
-			return 0, 0, err
+			return s, err
 		}
-		switch e.Kind {
-		case formats.Data:
-			total += e.Length
-		case formats.Absent:
-			return 0, 0, fmt.Errorf("guest offset %d: %w", off, formats.ErrAbsent)
-		}
-		if e.Plain != nil {
-			if src := osFile(e.Plain.File); src != nil {
-				same, known := shares[src]
-				if !known {
-					same = sameDevice(src, out)
-					shares[src] = same
-				}
-				if same {
-					shared += e.Length
-				}
+		switch {
+		case e.Kind == formats.Absent:
+			return s, fmt.Errorf("guest offset %d: %w", off, formats.ErrAbsent)
+		case e.Kind == formats.Data:
+			s.data += e.Length
+			done := min(max(from-off, 0), e.Length)
+			s.before += done
+			if e.Plain != nil && onSame(shares, osFile(e.Plain.File), out) {
+				s.shared += e.Length - done
 			}
 		}
 		off += e.Length
 	}
-	return total, shared, nil
+	return s, nil
+}
+
+// onSame is sameDevice, asked once for each file.
+func onSame(known map[*os.File]bool, src, out *os.File) bool {
+	if src == nil {
+		return false
+	}
+	same, ok := known[src]
+	if !ok {
+		same = sameDevice(src, out)
+		known[src] = same
+	}
+	return same
 }
 
 // checkSpace compares what will be written with what is free. How small

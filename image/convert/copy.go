@@ -23,21 +23,32 @@ const windowBytes = 1 << 20
 // (and compressed) by several workers at once; each then waits for the one
 // before it, takes its place in the file, and writes while the next places.
 type copier struct {
-	disk   formats.Disk
-	out    *os.File
-	target target
-	total  int64
+	disk formats.Disk
+	out  *os.File
+	*placer
+	log   *journal // nil where no checkpoints are kept
+	from  int64    // guest offset to begin at: what lies before is in the output
+	total int64
+	// wait is called before so many bytes of the source are read.
+	wait func(ctx context.Context, bytes int64) error
 
+	// keepsOld says that what is not written keeps its old content: a device.
+	keepsOld bool
 	// noOffload is set where the kernel does not copy for us, or no better.
 	noOffload atomic.Bool
-	written   atomic.Int64
 	progress  func(done, total int64)
-	tell      sync.Mutex // around progress
-	done      int64
+
+	mu   sync.Mutex // around all below, and progress
+	done int64
+	// ended are the ends of windows that are complete, by their number; next is
+	// the first that is not, and safe is where the ones before it end.
+	ended      map[int64]int64
+	next, safe int64
 }
 
 // window is the work of one worker at a time: an aligned run of the guest.
 type window struct {
+	number     int64 // in the order of the guest
 	start, end int64
 	runs       []formats.Extent // Data extents within, in order
 	data       int64            // bytes in runs
@@ -45,8 +56,8 @@ type window struct {
 	placed     chan struct{}    // closed when this one is
 }
 
-// run copies everything; it returns when all workers have ended.
-func (c *copier) run(ctx context.Context, workers int) error {
+// copy copies everything; it returns when all workers have ended.
+func (c *copier) copy(ctx context.Context, workers int) error {
 	g, ctx := errgroup.WithContext(ctx)
 	queue := make(chan *window)
 	g.Go(func() error {
@@ -70,15 +81,9 @@ func (c *copier) run(ctx context.Context, workers int) error {
 	return g.Wait()
 }
 
-// windowSize is windowBytes in whole units.
-func (c *copier) windowSize() int64 {
-	unit := c.target.Unit()
-	return max(windowBytes/unit, 1) * unit
-}
-
 // split walks the extents of the disk and sends the windows that hold data.
 func (c *copier) split(ctx context.Context, queue chan<- *window) error {
-	size, step := c.disk.Size(), c.windowSize()
+	step, number := c.window(), int64(0)
 	first := make(chan struct{})
 	close(first)
 	var turn <-chan struct{} = first
@@ -87,8 +92,9 @@ func (c *copier) split(ctx context.Context, queue chan<- *window) error {
 		if win == nil {
 			return nil
 		}
-		win.turn, win.placed = turn, make(chan struct{})
+		win.turn, win.placed, win.number = turn, make(chan struct{}), number
 		turn = win.placed
+		number++
 		select {
 		case queue <- win:
 			win = nil
@@ -97,8 +103,8 @@ func (c *copier) split(ctx context.Context, queue chan<- *window) error {
 			return context.Cause(ctx)
 		}
 	}
-	for off := int64(0); off < size; {
-		e, err := c.disk.Extent(off, size-off)
+	for off := c.from; off < c.size; {
+		e, err := c.disk.Extent(off, c.size-off)
 		if err != nil {
 			return fmt.Errorf("map of the source: %w", err)
 		}
@@ -108,7 +114,7 @@ func (c *copier) split(ctx context.Context, queue chan<- *window) error {
 				if err := send(); err != nil {
 					return err
 				}
-				win = &window{start: start, end: min(start+step, size)}
+				win = &window{start: start, end: min(start+step, c.size)}
 			}
 			var head formats.Extent
 			head, e = cut(e, win.end-e.Offset)
@@ -139,13 +145,12 @@ func cut(e formats.Extent, n int64) (head, rest formats.Extent) {
 // worker has the buffers of one goroutine.
 type worker struct {
 	*copier
-	unit   int64
 	buf    []byte
-	used   []bool              // by unit of the window: holds something else than zeroes
-	plain  []*formats.Location // by unit: where its bytes lie, nil when they are in buf
+	used   []bool              // by block of the window: holds something else than zeroes
+	plain  []*formats.Location // by block: where its bytes lie, nil when they are in buf
 	packer packer              // nil when the target is not compressed
 	packed []byte
-	sizes  []int // by unit of the window: packed bytes, 0 when stored as it is
+	sizes  []int // by block of the window: packed bytes, 0 when stored as it is
 }
 
 func (c *copier) newWorker() (*worker, error) {
@@ -153,14 +158,17 @@ func (c *copier) newWorker() (*worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := c.windowSize()
-	units := n / c.target.Unit()
-	return &worker{copier: c, unit: c.target.Unit(), buf: make([]byte, n), packer: p,
-		used: make([]bool, units), plain: make([]*formats.Location, units), sizes: make([]int, units)}, nil
+	n := c.window()
+	blocks := n / c.block
+	return &worker{copier: c, buf: make([]byte, n), packer: p,
+		used: make([]bool, blocks), plain: make([]*formats.Location, blocks), sizes: make([]int, blocks)}, nil
 }
 
 // do carries out one window.
 func (w *worker) do(ctx context.Context, win *window) error {
+	if err := w.wait(ctx, win.data); err != nil {
+		return err
+	}
 	if err := w.read(win); err != nil {
 		return err
 	}
@@ -174,7 +182,7 @@ func (w *worker) do(ctx context.Context, win *window) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	writes, err := w.place(win)
+	writes, err := w.layOut(win)
 	if err != nil {
 		return err
 	}
@@ -185,11 +193,11 @@ func (w *worker) do(ctx context.Context, win *window) error {
 		}
 	}
 	w.flush(writes)
-	w.report(win.data)
+	w.finish(win)
 	return nil
 }
 
-// read fills the buffer and finds the units that hold something. Units that
+// read fills the buffer and finds the blocks that hold something. Blocks that
 // the kernel can copy are only looked at.
 func (w *worker) read(win *window) error {
 	clear(w.used)
@@ -202,32 +210,32 @@ func (w *worker) read(win *window) error {
 			return fmt.Errorf("read source at guest offset %d: %w", r.Offset, err)
 		}
 	}
-	// The last unit of the disk may be cut; it is stored whole.
+	// The last block of the disk may be cut; packed, it is stored whole.
 	clear(w.buf[at-win.start:])
 	for i := range w.used {
 		if w.plain[i] == nil {
-			w.used[i] = !isZero(w.buf[int64(i)*w.unit:][:w.unit])
+			w.used[i] = !isZero(w.buf[int64(i)*w.block:][:w.block])
 		}
 	}
 	return nil
 }
 
-// readRun reads one run of the source, except for the whole units in it that
+// readRun reads one run of the source, except for the whole blocks in it that
 // can be left to the kernel.
 func (w *worker) readRun(win *window, r formats.Extent) error {
 	if w.packer != nil || r.Plain == nil || w.noOffload.Load() || osFile(r.Plain.File) == nil {
 		return w.fill(win, r)
 	}
-	// Up to the first whole unit, whole units, and what is left.
-	head, r := cut(r, (w.unit-r.Offset%w.unit)%w.unit)
+	// Up to the first whole block, whole blocks, and what is left.
+	head, r := cut(r, (w.block-r.Offset%w.block)%w.block)
 	if head.Length > 0 {
 		if err := w.fill(win, head); err != nil {
 			return err
 		}
 	}
-	for r.Length >= w.unit {
+	for r.Length >= w.block {
 		var u formats.Extent
-		u, r = cut(r, w.unit)
+		u, r = cut(r, w.block)
 		if err := w.look(win, u); err != nil {
 			return err
 		}
@@ -251,14 +259,14 @@ func (w *worker) fill(win *window, r formats.Extent) error {
 	return err
 }
 
-// peekBytes is how much of a unit is read to see that it is not empty. Units
+// peekBytes is how much of a block is read to see that it is not empty. Those
 // that begin with zeroes are read whole.
 const peekBytes = 512
 
-// look reads as much of a unit as tells whether it holds something.
+// look reads as much of a block as tells whether it holds something.
 func (w *worker) look(win *window, u formats.Extent) error {
-	i := (u.Offset - win.start) / w.unit
-	peek, _ := cut(u, min(peekBytes, w.unit))
+	i := (u.Offset - win.start) / w.block
+	peek, _ := cut(u, min(peekBytes, w.block))
 	if err := w.fill(win, peek); err != nil {
 		return err
 	}
@@ -275,7 +283,7 @@ func isZero(p []byte) bool {
 	return len(p) == 0 || p[0] == 0 && bytes.Equal(p[:len(p)-1], p[1:])
 }
 
-// pack compresses the used units one after the other into w.packed.
+// pack compresses the used blocks one after the other into w.packed.
 func (w *worker) pack(win *window) error {
 	w.packed = w.packed[:0]
 	for i, used := range w.used {
@@ -284,9 +292,9 @@ func (w *worker) pack(win *window) error {
 			continue
 		}
 		before := len(w.packed)
-		packed, err := w.packer.Pack(w.packed, win.start+int64(i)*w.unit, w.buf[int64(i)*w.unit:][:w.unit])
+		packed, err := w.packer.Pack(w.packed, win.start+int64(i)*w.block, w.buf[int64(i)*w.block:][:w.block])
 		if err != nil {
-			return fmt.Errorf("compress guest offset %d: %w", win.start+int64(i)*w.unit, err)
+			return fmt.Errorf("compress guest offset %d: %w", win.start+int64(i)*w.block, err)
 		}
 		w.packed = packed
 		w.sizes[i] = len(packed) - before
@@ -301,48 +309,51 @@ type chunk struct {
 	plain *formats.Location // where the bytes lie in the source, for the kernel to copy
 }
 
-// place gives every used unit its place, in guest order.
-func (w *worker) place(win *window) ([]chunk, error) {
-	var out []chunk
-	packed := w.packed
-	for i := 0; i < len(w.used); {
-		if !w.used[i] {
-			i++
-			continue
-		}
-		guest := win.start + int64(i)*w.unit
-		if w.packer != nil && w.sizes[i] > 0 {
-			host, err := w.target.(packing).PlacePacked(guest, w.sizes[i])
-			if err != nil {
-				return nil, err
-			}
-			out = appendChunk(out, chunk{host: host, data: packed[:w.sizes[i]]})
-			w.written.Add(min(w.unit, win.end-guest))
-			packed = packed[w.sizes[i]:]
-			i++
-			continue
-		}
-		n := i + 1
-		for n < len(w.used) && w.used[n] && (w.packer == nil || w.sizes[n] == 0) {
-			n++
-		}
-		for i < n {
-			guest := win.start + int64(i)*w.unit
-			length := min(int64(n-i)*w.unit, win.end-guest)
-			host, placed, err := w.target.Place(guest, length)
-			if err != nil {
-				return nil, err
-			}
-			for end := guest + placed; guest < end; guest += w.unit {
-				data := w.buf[guest-win.start:][:min(w.unit, end-guest)]
-				out = appendChunk(out, chunk{host, data, w.plain[i]})
-				host += w.unit
-				i++
-			}
-			w.written.Add(placed)
+// layOut gives what is used of the window its place, in guest order, and
+// records it.
+func (w *worker) layOut(win *window) ([]chunk, error) {
+	pieces := w.pieces()
+	if w.log != nil {
+		if err := w.log.window(win.start, pieces); err != nil {
+			return nil, err
 		}
 	}
-	return out, nil
+	var out []chunk
+	packed := w.packed
+	err := w.place(win.start, pieces, func(first, n int, host int64) {
+		if size := w.sizes[first]; w.packer != nil && size > 0 {
+			out = appendChunk(out, chunk{host: host, data: packed[:size]})
+			packed = packed[size:]
+			return
+		}
+		for i := first; i < first+n; i++ {
+			at := int64(i) * w.block
+			data := w.buf[at:][:min(w.block, win.end-win.start-at)]
+			out = appendChunk(out, chunk{host, data, w.plain[i]})
+			host += w.block
+		}
+	})
+	return out, err
+}
+
+// pieces joins the used blocks to runs that are placed alike.
+func (w *worker) pieces() []piece {
+	var out []piece
+	for i, used := range w.used {
+		if !used {
+			continue
+		}
+		if w.packer != nil && w.sizes[i] > 0 {
+			out = append(out, piece{first: i, n: 1, packed: w.sizes[i]})
+			continue
+		}
+		if n := len(out); n > 0 && out[n-1].packed == 0 && out[n-1].first+out[n-1].n == i {
+			out[n-1].n++
+			continue
+		}
+		out = append(out, piece{first: i, n: 1})
+	}
+	return out
 }
 
 // appendChunk joins bytes that follow each other both in the file and where
@@ -366,12 +377,18 @@ func appendChunk(out []chunk, c chunk) []chunk {
 	return out
 }
 
-func (c *copier) report(n int64) {
-	if c.progress == nil {
-		return
+// finish counts a window as complete.
+func (c *copier) finish(win *window) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended[win.number] = win.end
+	for end, ok := c.ended[c.next]; ok; end, ok = c.ended[c.next] {
+		delete(c.ended, c.next)
+		c.next++
+		c.safe = end
 	}
-	c.tell.Lock()
-	defer c.tell.Unlock()
-	c.done += n
-	c.progress(c.done, c.total)
+	c.done += win.data
+	if c.progress != nil {
+		c.progress(c.done, c.total)
+	}
 }

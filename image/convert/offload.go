@@ -66,10 +66,47 @@ func (w *worker) write(c chunk) error {
 			return fmt.Errorf("read source file at offset %d: %w", c.plain.Offset+done, err)
 		}
 	}
-	if _, err := w.out.WriteAt(c.data, c.host); err != nil {
-		return fmt.Errorf("write output: %w", err)
+	return w.put(c.data, c.host)
+}
+
+// holeBytes is the granularity in which a new file is left empty: the usual
+// block of file systems. Units are often larger, and zero for the most part.
+const holeBytes = 4096
+
+// put writes bytes at host. What is zero in a new file stays unwritten.
+func (w *worker) put(p []byte, host int64) error {
+	for len(p) > 0 {
+		var n int
+		if !w.keepsOld {
+			n = zeroRun(p, host, true)
+			p, host = p[n:], host+int64(n)
+			n = zeroRun(p, host, false)
+		} else {
+			n = len(p)
+		}
+		if n == 0 {
+			continue
+		}
+		if _, err := w.out.WriteAt(p[:n], host); err != nil {
+			return fmt.Errorf("write output: %w", err)
+		}
+		p, host = p[n:], host+int64(n)
 	}
 	return nil
+}
+
+// zeroRun is how many bytes at the begin of p, in blocks of the file, are all zero,
+// or are not.
+func zeroRun(p []byte, host int64, zero bool) int {
+	n := 0
+	for n < len(p) {
+		step := min(holeBytes-int((host+int64(n))%holeBytes), len(p)-n)
+		if isZero(p[n:n+step]) != zero {
+			break
+		}
+		n += step
+	}
+	return n
 }
 
 // offload has the kernel copy a chunk, as far as it can: that saves a copy

@@ -2,7 +2,7 @@ package convert
 
 import (
 	"fmt"
-	"os"
+	"io"
 
 	"hyper2kvm/formats/qcow2"
 	"hyper2kvm/formats/vmdk"
@@ -65,7 +65,7 @@ func (o *Options) check() error {
 }
 
 // newTarget begins the image of opt in f.
-func newTarget(f *os.File, size int64, opt Options) (target, error) {
+func newTarget(f io.WriterAt, size int64, opt Options) (target, error) {
 	var t target
 	var err error
 	switch opt.Format {

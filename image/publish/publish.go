@@ -40,6 +40,7 @@ type Output struct {
 	final, partial string
 	force, takeUp  bool
 	renamed        bool // the partial name is no longer ours
+	device         bool
 	file           *os.File
 }
 
@@ -151,6 +152,10 @@ func (o *Output) acquire() (done bool, err error) {
 
 // File is the file to write to.
 func (o *Output) File() *os.File { return o.file }
+
+// Device reports whether the output is a block device, which is written in
+// place.
+func (o *Output) Device() bool { return o.device }
 
 // Commit syncs the file and gives it its final name.
 func (o *Output) Commit() error {
