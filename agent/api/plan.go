@@ -100,7 +100,10 @@ type Target struct {
 	Compress string `json:"compress,omitempty"` // "none" (default), "zlib", "zstd"
 	Force    bool   `json:"force,omitempty"`    // replace an output that exists
 	Verify   bool   `json:"verify,omitempty"`   // read the output back and compare
-	Domain   bool   `json:"domain,omitempty"`   // write NAME.xml and NAME.report.* beside it
+	Digest   bool   `json:"digest,omitempty"`   // report the sha256 of what the guest sees; reads every byte of the output
+	// Bandwidth is how many bytes of a source are read in a second, at most; 0 is no limit.
+	Bandwidth int64 `json:"bandwidth,omitempty"`
+	Domain    bool  `json:"domain,omitempty"` // write NAME.xml and NAME.report.* beside it
 }
 
 // ValidateOptions steer VALIDATE.

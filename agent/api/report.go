@@ -51,7 +51,7 @@ type DiskReport struct {
 	Info      any    `json:"info,omitempty"`      // formats.Info of each image of the chain, newest first
 	Output    string `json:"output,omitempty"`
 	Written   int64  `json:"written,omitempty"` // size of the output file
-	Digest    string `json:"digest,omitempty"`  // "sha256:…" of the guest-visible content, where verified
+	Digest    string `json:"digest,omitempty"`  // "sha256:…" of the guest-visible content, where asked for
 }
 
 // FixReport is one fix: why, what changed, what was left and why.

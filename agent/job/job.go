@@ -32,6 +32,8 @@ const (
 	eventsFile = "events.jsonl"
 	lockFile   = "lock"
 	overlayDir = "overlay"
+
+	checkpointPrefix = "checkpoint-"
 )
 
 // State is what a resumed run needs to know; it is replaced atomically after
@@ -44,6 +46,8 @@ type State struct {
 	// Begun are the outputs whose final names were free when the run began to
 	// write them: one that is there when the run is resumed is ours, and whole.
 	Begun []string `json:"begun,omitempty"`
+	// Converted are the outputs that are complete, with what is reported of them.
+	Converted []api.DiskReport `json:"converted,omitempty"`
 	// Committing says that the overlays are being written into the sources:
 	// until that is done a source is neither what it was nor repaired.
 	Committing bool `json:"committing,omitempty"`
@@ -152,7 +156,7 @@ func (j *Job) clear() error {
 // folder given by mistake is never emptied.
 func ours(name string) bool {
 	return slices.Contains([]string{planFile, stateFile, eventsFile, lockFile, overlayDir, "validate"}, name) ||
-		strings.HasPrefix(name, "console") || strings.HasPrefix(name, ".tmp-")
+		strings.HasPrefix(name, "console") || strings.HasPrefix(name, checkpointPrefix) || strings.HasPrefix(name, ".tmp-")
 }
 
 // Path is a path inside the folder.
@@ -165,6 +169,22 @@ func (j *Job) Path(elem ...string) string {
 func (j *Job) Overlay(name string, i int) string {
 	return j.Path(overlayDir, fmt.Sprintf("%s-%d", name, i))
 }
+
+// Checkpoint is the path of the file that keeps how far the stage got with
+// disk i.
+func (j *Job) Checkpoint(s api.Stage, i int) string {
+	return j.Path(fmt.Sprintf("%s%s-%d", checkpointPrefix, s, i))
+}
+
+// Checkpointed reports whether a stage was ended in the middle and left
+// something to go on from.
+func (j *Job) Checkpointed() bool {
+	found, err := filepath.Glob(j.Path(checkpointPrefix + "*"))
+	return err == nil && len(found) > 0
+}
+
+// Flat is the path of source disk i where FLATTEN wrote it.
+func (j *Job) Flat(i int) string { return j.Path(overlayDir, fmt.Sprintf("flat-%d", i)) }
 
 // Done reports whether an earlier run finished the stage.
 func (j *Job) Done(s api.Stage) bool { return slices.Contains(j.State.Finished, s) }

@@ -91,12 +91,12 @@ func outputError(action, path string, err error) error {
 }
 
 // disk is what later stages read of source i: the repaired overlay where
-// there is one, else the source itself.
+// there is one, else what it would lie over.
 func (r *run) disk(i int) formats.Disk {
 	if r.overlays != nil {
 		return r.overlays[i]
 	}
-	return r.sources[i]
+	return r.bases()[i]
 }
 
 func (r *run) convert(ctx context.Context) error {
@@ -116,11 +116,8 @@ func (r *run) convert(ctx context.Context) error {
 func (r *run) convertOne(ctx context.Context, i int, out string) error {
 	t, d := r.plan.Target, &r.report.Disks[i]
 	d.Output = out
-	if slices.Contains(r.job.State.Begun, out) && !t.Force {
-		if s, err := os.Stat(out); err == nil {
-			d.Written = s.Size() // complete: the run was killed after it got its name
-			return nil
-		}
+	if r.converted(i, out) {
+		return nil
 	}
 	r.job.State.Begun = append(r.job.State.Begun, out)
 	if err := r.job.SaveState(); err != nil {
@@ -131,14 +128,52 @@ func (r *run) convertOne(ctx context.Context, i int, out string) error {
 	}
 	res, err := convert.Run(ctx, r.disk(i), out, convert.Options{
 		Format: t.Format, Variant: t.Variant, Compress: t.Compress, Force: t.Force,
-		Verify: t.Verify, Digest: t.Verify, Sources: r.sourceFiles(), Progress: r.progress(api.Convert, i),
+		Verify: t.Verify, Digest: t.Digest, Sources: r.sourceFiles(), Progress: r.progress(api.Convert, i),
+		Bandwidth: t.Bandwidth, Identity: r.identity(i), Checkpoint: r.job.Checkpoint(api.Convert, i), CheckpointEvery: r.cfg.CheckpointEvery,
 	})
 	if err != nil {
 		return outputError("convert to", out, err)
 	}
 	d.Written, d.Allocated, d.Digest = res.Written, res.Allocated, digestName(res.Digest)
+	r.noticeResumed(api.Convert, i, res)
 	r.notice(api.Convert, "%s written", out)
+	r.job.State.Converted = append(r.job.State.Converted, *d)
+	if err := r.job.SaveState(); err != nil {
+		return api.NewError(api.CodeJob, "record output", out, err)
+	}
 	return nil
+}
+
+// converted reports whether an earlier run of this job completed the output.
+func (r *run) converted(i int, out string) bool {
+	info, err := os.Stat(out)
+	if err != nil {
+		return false
+	}
+	d := &r.report.Disks[i]
+	for _, done := range r.job.State.Converted {
+		if done.Output == out {
+			d.Written, d.Allocated, d.Digest = done.Written, done.Allocated, done.Digest
+			return true
+		}
+	}
+	if !slices.Contains(r.job.State.Begun, out) || r.plan.Target.Force || !info.Mode().IsRegular() {
+		return false
+	}
+	d.Written = info.Size() // complete: the run was killed after it got its name
+	return true
+}
+
+// identity says which content disk i has, for a checkpoint to be known by.
+// What FIX did to it is not in there: a job is done with that before it copies.
+func (r *run) identity(i int) string {
+	return fmt.Sprintf("disk %d of %q", i, r.job.State.Sources)
+}
+
+func (r *run) noticeResumed(s api.Stage, i int, res convert.Result) {
+	if res.Resumed > 0 {
+		r.notice(s, "%s: went on at byte %d of %d, where an earlier run had got", r.plan.Sources[i].Path, res.Resumed, res.Size)
+	}
 }
 
 func digestName(hex string) string {

@@ -85,7 +85,7 @@ func (r *run) openOverlays() error {
 		return nil
 	}
 	var err error
-	r.overlays, err = layOver(r, "disk", r.sources)
+	r.overlays, err = layOver(r, "disk", r.bases())
 	return err
 }
 
@@ -105,8 +105,8 @@ func layOver[D formats.Disk](r *run, name string, disks []D) ([]*overlay.Overlay
 
 // reopenOverlays takes the overlays of an earlier, interrupted run.
 func (r *run) reopenOverlays() error {
-	for i, src := range r.sources {
-		o, err := overlay.Open(r.job.Overlay("disk", i), src)
+	for i, base := range r.bases() {
+		o, err := overlay.Open(r.job.Overlay("disk", i), base)
 		if err != nil {
 			return api.NewError(api.CodeJob, "open overlay for", r.plan.Sources[i].Path, err)
 		}

@@ -24,6 +24,8 @@ type Config struct {
 	ImageDir string
 	// TempDir takes the folders of runs that leave nothing behind, "" is the system's.
 	TempDir string
+	// CheckpointEvery is how much of a copy a kill may cost; 0 is two seconds.
+	CheckpointEvery time.Duration
 	// Memory is the helper VM's memory in bytes, 0 is the default.
 	Memory int64
 }
@@ -51,6 +53,7 @@ type run struct {
 	report *api.Report
 
 	sources  []*chain.Chain
+	flat     []*chain.Chain     // what FLATTEN wrote, by source; nil where it did not
 	overlays []*overlay.Overlay // one a source, nil until a stage needs them
 	spent    []string           // what the time of the current stage went to
 }
@@ -61,12 +64,14 @@ type step struct {
 	run   func(*run, context.Context) error
 }
 
-// steps is the pipeline on a host. FETCH and FLATTEN of local files need no
-// step: opening the sources joins their chains into one disk each.
+// steps is the pipeline on a host. FETCH of local files needs no step, nor does
+// FLATTEN unless the plan names it: opening the sources joins their chains into
+// one disk each.
 func steps() []step {
 	return []step{
 		{api.Info, (*run).info},
 		{api.Compare, (*run).compare},
+		{api.Flatten, (*run).flatten},
 		{api.Inspect, (*run).inspect},
 		{api.Fix, (*run).fix},
 		{api.Undo, (*run).undo},
@@ -220,6 +225,11 @@ func (r *run) takeUp() error {
 	if st.Report != nil {
 		r.report = st.Report
 	}
+	if r.job.Done(api.Flatten) {
+		if err := r.openFlat(); err != nil {
+			return err
+		}
+	}
 	if r.job.Done(api.Fix) || r.job.Done(api.Undo) {
 		return r.reopenOverlays()
 	}
@@ -227,10 +237,10 @@ func (r *run) takeUp() error {
 }
 
 // closeJob removes the folder unless a resumed run could use it: after an
-// interruption or a failure that came when stages were already finished, or
-// while a source was being written.
+// interruption or a failure that came when stages were already finished, when a
+// copy left a checkpoint, or while a source was being written.
 func (r *run) closeJob(err error) error {
-	keep := err != nil && (len(r.job.State.Finished) > 0 || r.job.State.Committing)
+	keep := err != nil && (len(r.job.State.Finished) > 0 || r.job.State.Committing || r.job.Checkpointed())
 	if e := r.job.Close(!keep); e != nil {
 		return api.NewError(api.CodeJob, "close job folder", r.job.Dir, e)
 	}

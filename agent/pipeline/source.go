@@ -36,7 +36,8 @@ func (r *run) openSources() error {
 
 func (r *run) closeSources() {
 	closeAll(r.sources)
-	r.sources = nil
+	closeAll(r.flat)
+	r.sources, r.flat = nil, nil
 }
 
 // slack is how far data may seem to lie beyond the end of its file: the last

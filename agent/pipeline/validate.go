@@ -106,7 +106,9 @@ func (r *run) openResults() ([]*chain.Chain, error) {
 
 func closeAll(chains []*chain.Chain) {
 	for _, c := range chains {
-		_ = c.Close() // opened for reading only
+		if c != nil {
+			_ = c.Close() // opened for reading only
+		}
 	}
 }
 

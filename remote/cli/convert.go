@@ -16,10 +16,12 @@ type convertOptions struct {
 	plan     *api.Plan // of the flags alone
 	noFix    bool
 	validate bool
-	planFile string
-	job      string
-	source   api.Source // what holds for each source
-	nics     nicFlags
+	// materialize writes a chain as one image before anything reads it.
+	materialize bool
+	planFile    string
+	job         string
+	source      api.Source // what holds for each source
+	nics        nicFlags
 }
 
 func (a *app) convertCommand() *cobra.Command {
@@ -44,6 +46,7 @@ func (a *app) convertCommand() *cobra.Command {
 	targetFlags(cmd, &o.plan.Target)
 	f.BoolVar(&o.noFix, "no-fix", false, "convert the bytes as they are, repair nothing")
 	f.BoolVar(&o.validate, "validate", false, "boot the result, on an overlay, and say whether it came up")
+	f.BoolVar(&o.materialize, "materialize", false, "write a snapshot chain as one image into the job folder first, and read that")
 	f.StringVar(&o.planFile, "plan", "", "take the plan from this YAML or TOML `file`; flags override it")
 	f.StringVar(&o.job, "job", "", "job `folder` to keep; an unfinished run found there goes on")
 	fixFlags(cmd, &o.plan.Fix)
@@ -70,6 +73,8 @@ func targetFlags(cmd *cobra.Command, t *api.Target) {
 	choice(cmd, &t.Compress, "compress", "none", "compression of the output")
 	f.BoolVar(&t.Force, "force", false, "replace an output that exists")
 	f.BoolVar(&t.Verify, "verify", false, "read the output back and compare it")
+	f.BoolVar(&t.Digest, "digest", false, "report the sha256 of what the guest sees of the output")
+	f.Var((*byteRate)(&t.Bandwidth), "bandwidth", "read no more of a source than this `rate`, in bytes a second (80M, 1.5G)")
 }
 
 // fixFlags are the flags that steer repairs.
@@ -190,8 +195,12 @@ func (o *convertOptions) stages(p *api.Plan) []api.Stage {
 	if o.validate && !slices.Contains(stages, api.Validate) {
 		stages = append(slices.Clone(stages), api.Validate)
 	}
+	if o.materialize && !slices.Contains(stages, api.Flatten) {
+		stages = append(slices.Clone(stages), api.Flatten)
+		slices.SortFunc(stages, func(a, b api.Stage) int { return slices.Index(api.Order(), a) - slices.Index(api.Order(), b) })
+	}
 	if p.Fix.DryRun {
-		drop[api.Convert], drop[api.Validate] = true, true
+		drop[api.Flatten], drop[api.Convert], drop[api.Validate] = true, true, true
 	}
 	return slices.DeleteFunc(slices.Clone(stages), func(s api.Stage) bool { return drop[s] })
 }
@@ -205,6 +214,8 @@ func override(p, flags *api.Plan, set *pflag.FlagSet) {
 		"compress":  func() { p.Target.Compress = flags.Target.Compress },
 		"force":     func() { p.Target.Force = flags.Target.Force },
 		"verify":    func() { p.Target.Verify = flags.Target.Verify },
+		"digest":    func() { p.Target.Digest = flags.Target.Digest },
+		"bandwidth": func() { p.Target.Bandwidth = flags.Target.Bandwidth },
 		"devices":   func() { p.Fix.Devices = flags.Fix.Devices },
 		"initramfs": func() { p.Fix.Initramfs = flags.Fix.Initramfs },
 		"fix":       func() { p.Fix.Only = flags.Fix.Only },

@@ -92,6 +92,8 @@ func checkNumbers(p *api.Plan) error {
 		return usage("--variant %s: only vmdk has variants", t.Variant)
 	case p.Validate.Timeout < 0:
 		return usage("--timeout %d: give a number of seconds", p.Validate.Timeout)
+	case t.Bandwidth < 0:
+		return usage("bandwidth %d: give a number of bytes a second", t.Bandwidth)
 	case m.CPUs < 0:
 		return usage("--cpus %d: give a number of CPUs", m.CPUs)
 	case m.Memory < 0:
