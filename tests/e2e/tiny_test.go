@@ -109,7 +109,20 @@ var cpioOfNothing = "070701" + strings.Repeat("0", 8*4) + "00000001" + strings.R
 // of mke2fs.
 func ext4(t *testing.T, dir, name string, files tree, size int64, more ...string) part {
 	t.Helper()
-	top := filepath.Join(dir, name+".d")
+	top := files.write(t, filepath.Join(dir, name+".d"))
+	img := filepath.Join(dir, name+".ext4")
+	args := append([]string{"-q", "-F", "-t", "ext4", "-m", "0", "-d", top}, more...)
+	cmd := exec.Command("mke2fs", append(args, img, fmt.Sprintf("%dk", size/1024))...)
+	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/sbin:/usr/sbin")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("mke2fs: %v\n%s", err, msg)
+	}
+	return part{img, size}
+}
+
+// write makes the files below top.
+func (files tree) write(t *testing.T, top string) string {
+	t.Helper()
 	for path, content := range files {
 		full := filepath.Join(top, path)
 		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
@@ -125,14 +138,7 @@ func ext4(t *testing.T, dir, name string, files tree, size int64, more ...string
 			t.Fatal(err)
 		}
 	}
-	img := filepath.Join(dir, name+".ext4")
-	args := append([]string{"-q", "-F", "-t", "ext4", "-m", "0", "-d", top}, more...)
-	cmd := exec.Command("mke2fs", append(args, img, fmt.Sprintf("%dk", size/1024))...)
-	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/sbin:/usr/sbin")
-	if msg, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("mke2fs: %v\n%s", err, msg)
-	}
-	return part{img, size}
+	return top
 }
 
 // convertTiny converts a tiny disk and returns how that ended.
