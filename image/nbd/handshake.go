@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type conn struct {
 	r      *bufio.Reader
 
 	noZeroes   bool
+	secure     bool
 	structured bool
 	export     *Export // set by the negotiation
 	metaFor    *Export // export for which base:allocation was chosen
@@ -87,7 +89,15 @@ func (c *conn) readOption() (opt uint32, data []byte, err error) {
 
 // option answers one option; done says that the negotiation is over.
 func (c *conn) option(opt uint32, data []byte) (done bool, err error) {
+	if c.server.tls != nil && !c.secure && opt != optStartTLS && opt != optAbort {
+		if opt == optExportName {
+			return true, fmt.Errorf("export asked for without TLS: %w", errProtocol)
+		}
+		return false, c.refuse(opt, repErrTLSReqd, "TLS is required")
+	}
 	switch opt {
+	case optStartTLS:
+		return false, c.startTLS(data)
 	case optExportName:
 		return true, c.exportName(string(data))
 	case optAbort:
@@ -107,6 +117,30 @@ func (c *conn) option(opt uint32, data []byte) (done bool, err error) {
 		return false, c.metaContext(opt, data)
 	}
 	return false, c.refuse(opt, repErrUnsup, "option is not supported")
+}
+
+// startTLS encrypts the connection, where the server is set up for that. What
+// was agreed on before may have been somebody else's doing, and is forgotten.
+func (c *conn) startTLS(data []byte) error {
+	switch {
+	case c.server.tls == nil:
+		return c.refuse(optStartTLS, repErrUnsup, "TLS is not set up")
+	case len(data) != 0 || c.secure:
+		return c.refuse(optStartTLS, repErrInvalid, "TLS is started once, and takes no data")
+	}
+	if err := c.reply(optStartTLS, repAck, nil); err != nil {
+		return err
+	}
+	if c.r.Buffered() > 0 {
+		return fmt.Errorf("data before the TLS handshake: %w", errProtocol)
+	}
+	secure := tls.Server(c.nc, c.server.tls)
+	if err := secure.Handshake(); err != nil {
+		return fmt.Errorf("TLS handshake: %w", err)
+	}
+	c.nc, c.secure, c.structured, c.metaFor = secure, true, false, nil
+	c.r.Reset(secure)
+	return nil
 }
 
 // reply sends one option reply.

@@ -1,14 +1,15 @@
-// Package nbd serves disks over the Network Block Device protocol: fixed
-// newstyle negotiation, structured replies, and the "base:allocation" context,
-// so that a client neither reads nor copies what is empty.
+// Package nbd speaks the Network Block Device protocol: it serves disks, and
+// reads those that others serve. Both sides know fixed newstyle negotiation,
+// TLS, structured replies, and the "base:allocation" context, so that what is
+// empty is neither read nor copied.
 //
-// It is meant for QEMU and tools on the same machine, over a unix socket: it
-// does no TLS. A client is not trusted: sizes are bounded, a slow one is cut
-// off, and nothing it sends ends the server.
+// Neither side trusts the other: sizes are bounded, a slow peer is cut off, and
+// nothing that a client sends ends the server.
 package nbd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -65,6 +66,7 @@ const (
 // server is one call of Serve.
 type server struct {
 	exports []Export
+	tls     *tls.Config         // nil serves in the clear
 	memory  *semaphore.Weighted // of maxInFlight bytes
 	clients *semaphore.Weighted // of maxClients
 
@@ -82,7 +84,14 @@ func newServer(exports []Export) *server {
 // to the client as an errno, which says little: the first such error is what
 // Serve returns at its end, else nil.
 func Serve(ctx context.Context, l net.Listener, exports []Export) error {
+	return ServeTLS(ctx, l, nil, exports)
+}
+
+// ServeTLS is Serve for clients that encrypt: others learn nothing but that
+// they must. With a nil cfg it is Serve.
+func ServeTLS(ctx context.Context, l net.Listener, cfg *tls.Config, exports []Export) error {
 	s := newServer(exports)
+	s.tls = cfg
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var wg sync.WaitGroup
@@ -139,8 +148,8 @@ func (s *server) serveConn(ctx context.Context, nc net.Conn) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
-	defer nc.Close()
 	c := newConn(s, nc)
+	defer func() { c.nc.Close() }() // TLS may have taken the place of nc
 	if err := nc.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return
 	}

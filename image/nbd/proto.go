@@ -23,6 +23,7 @@ const (
 	optExportName      = 1
 	optAbort           = 2
 	optList            = 3
+	optStartTLS        = 5
 	optInfo            = 6
 	optGo              = 7
 	optStructuredReply = 8
@@ -36,8 +37,10 @@ const (
 	repServer      = 2
 	repInfo        = 3
 	repMetaContext = 4
+	repError       = 1 << 31 // set in all that follow
 	repErrUnsup    = 1<<31 + 1
 	repErrInvalid  = 1<<31 + 3
+	repErrTLSReqd  = 1<<31 + 5
 	repErrUnknown  = 1<<31 + 6
 	repErrTooBig   = 1<<31 + 9
 )
@@ -97,6 +100,7 @@ const (
 	replyOffsetData    = 1
 	replyOffsetHole    = 2
 	replyBlockStatus   = 5
+	replyErrorBit      = 1 << 15 // set in all errors
 	replyError         = 1<<15 + 1
 	structuredOverhead = 20 // bytes of a structured reply's header
 )
