@@ -61,15 +61,29 @@ type Chain struct {
 	layers []formats.Image // newest first
 	images []Opened        // likewise
 	files  []*hostfile.File
+	host   []string // what Files gives, where the images are no files of the host
 }
 
 // Open opens the image at path for reading, with all it stands on. A block
 // device is opened as a raw disk. What is wrong with a file that an image
 // names gives a *BrokenError, which can print the whole chain.
 func Open(path string, pol Policy) (*Chain, error) {
-	c := &Chain{}
+	f, err := hostfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return openOver(f, pol)
+}
+
+// openOver opens the image in f, and closes f with it.
+func openOver(f *hostfile.File, pol Policy) (*Chain, error) {
+	c := &Chain{files: []*hostfile.File{f}}
 	r := resolver{chain: c, policy: pol}
-	if err := r.openAll(path); err != nil {
+	format := pol.Format
+	if info, err := f.OSFile().Stat(); err == nil && !info.Mode().IsRegular() && format == "" {
+		format = "raw" // a device holds a disk as it is; what its first bytes look like is the guest's doing
+	}
+	if err := r.openAll(f.Format(), format); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
@@ -90,6 +104,9 @@ func (c *Chain) Images() []Opened { return slices.Clone(c.images) }
 
 // Files lists all host files that were opened.
 func (c *Chain) Files() []string {
+	if c.host != nil {
+		return slices.Clone(c.host)
+	}
 	var out []string
 	for _, i := range c.images {
 		out = append(append(out, i.Path), i.Files...)
@@ -181,21 +198,27 @@ func (c *Chain) find(off, limit int64) (formats.Extent, int, error) {
 type resolver struct {
 	chain  *Chain
 	policy Policy
+	// within finds what images name, where they are no files of the host.
+	within formats.Opener
 	tree   []*node // one an image, newest first
 }
 
-// openAll opens the named image and follows its parents.
-func (r *resolver) openAll(path string) error {
-	f, err := hostfile.Open(path)
+// open opens what the image at path names.
+func (r *resolver) open(path, name string) (formats.File, error) {
+	if r.within != nil {
+		return r.within(name)
+	}
+	f, err := r.policy.open(filepath.Dir(path), name)
 	if err != nil {
-		return err
+		return formats.File{}, err
 	}
 	r.chain.files = append(r.chain.files, f)
-	format := r.policy.Format
-	if info, err := f.OSFile().Stat(); err == nil && !info.Mode().IsRegular() && format == "" {
-		format = "raw" // a device holds a disk as it is; what its first bytes look like is the guest's doing
-	}
-	r.tree = append(r.tree, &node{name: filepath.Base(path)})
+	return f.Format(), nil
+}
+
+// openAll opens the named image and follows its parents.
+func (r *resolver) openAll(f formats.File, format string) error {
+	r.tree = append(r.tree, &node{name: filepath.Base(f.Name)})
 	img, err := r.openImage(f, format)
 	if err != nil {
 		return r.broken(err, slices.ContainsFunc(r.tree[0].extents, func(x *node) bool { return x.err != nil }))
@@ -209,10 +232,10 @@ func (r *resolver) openAll(path string) error {
 }
 
 // openImage parses f, whose node is the last one, and adds it to the chain.
-func (r *resolver) openImage(f *hostfile.File, format string) (formats.Image, error) {
+func (r *resolver) openImage(f formats.File, format string) (formats.Image, error) {
 	n := r.tree[len(r.tree)-1]
-	opened := Opened{Path: f.Name()}
-	img, err := detect.OpenAs(format, f.Format(), r.extentOpener(f.Name(), n, &opened))
+	opened := Opened{Path: f.Name}
+	img, err := detect.OpenAs(format, f, r.extentOpener(f.Name, n, &opened))
 	if err != nil {
 		n.err = err
 		return nil, err
@@ -226,20 +249,19 @@ func (r *resolver) openImage(f *hostfile.File, format string) (formats.Image, er
 
 // extentOpener opens what a parser asks for while it opens the image at path.
 func (r *resolver) extentOpener(path string, n *node, opened *Opened) formats.Opener {
-	had := make(map[string]*hostfile.File) // a descriptor may name one file many times
+	had := make(map[string]formats.File) // a descriptor may name one file many times
 	return func(name string) (formats.File, error) {
-		if f := had[name]; f != nil {
-			return f.Format(), nil
+		if f, ok := had[name]; ok {
+			return f, nil
 		}
-		f, err := r.policy.open(filepath.Dir(path), name)
+		f, err := r.open(path, name)
 		n.extents = append(n.extents, &node{name: name, err: err})
 		if err != nil {
 			return formats.File{}, err
 		}
 		had[name] = f
-		r.chain.files = append(r.chain.files, f)
-		opened.Files = append(opened.Files, f.Name())
-		return f.Format(), nil
+		opened.Files = append(opened.Files, f.Name)
+		return f, nil
 	}
 }
 
@@ -260,11 +282,10 @@ func (r *resolver) parent(child Opened, claim formats.Claim) (formats.Image, err
 	if len(r.chain.images) >= MaxDepth {
 		return nil, ErrDepth
 	}
-	f, err := r.policy.open(filepath.Dir(child.Path), claim.Name)
+	f, err := r.open(child.Path, claim.Name)
 	if err != nil {
 		return nil, err
 	}
-	r.chain.files = append(r.chain.files, f)
 	if r.isAncestor(f) {
 		return nil, ErrLoop
 	}
@@ -276,8 +297,12 @@ func (r *resolver) parent(child Opened, claim formats.Claim) (formats.Image, err
 }
 
 // isAncestor reports whether f is one of the images opened so far.
-func (r *resolver) isAncestor(f *hostfile.File) bool {
-	info, err := f.OSFile().Stat()
+func (r *resolver) isAncestor(f formats.File) bool {
+	host, ok := f.ReaderAt.(*hostfile.File)
+	if !ok {
+		return slices.ContainsFunc(r.chain.images, func(o Opened) bool { return o.Path == f.Name })
+	}
+	info, err := host.OSFile().Stat()
 	if err != nil {
 		return false
 	}

@@ -10,8 +10,8 @@ func (c *Chain) SectorSize() int64 {
 	if s := c.images[0].Info.Sector; s != 0 && s != 512 {
 		return s
 	}
-	if f := c.files[0]; len(c.files) == 1 {
-		if s, ok := f.SectorSize(); ok {
+	if len(c.files) == 1 {
+		if s, ok := c.files[0].SectorSize(); ok {
 			return s
 		}
 	}
