@@ -15,7 +15,8 @@ const (
 	CodeInternal       Code = "H2K-INTERNAL"
 	CodeInterrupted    Code = "H2K-INTERRUPTED"
 	CodeSourceMissing  Code = "H2K-SOURCE-MISSING"
-	CodeSourceRead     Code = "H2K-SOURCE-READ" // unreadable: permissions or I/O error
+	CodeSourceRead     Code = "H2K-SOURCE-READ"   // unreadable: permissions or I/O error
+	CodeSourceServer   Code = "H2K-SOURCE-SERVER" // an NBD server: not there, or not with this export
 	CodeNotAFile       Code = "H2K-SOURCE-NOT-A-DISK"
 	CodeEmpty          Code = "H2K-SOURCE-EMPTY"
 	CodeUnknownFormat  Code = "H2K-FORMAT-UNKNOWN"

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"hyper2kvm/fixes/guest"
 )
@@ -54,12 +55,20 @@ type Plan struct {
 // Has reports whether the plan runs stage s.
 func (p *Plan) Has(s Stage) bool { return slices.Contains(p.Stages, s) }
 
-// Source is one disk to read. Path is a file, or a block device.
+// Source is one disk to read. Path is a file, a block device, or the URI of an
+// NBD export.
 type Source struct {
 	Path   string `json:"path"`
 	Format string `json:"format,omitempty"` // "" detects it
 	// Outside lets the image name parents and extents in other folders.
 	Outside bool `json:"allow_outside,omitempty"`
+}
+
+// Remote reports whether the source is an NBD export: nbd://, nbds://,
+// nbd+unix:// or nbds+unix:// (doc/uri.md of the NBD project).
+func (s Source) Remote() bool {
+	scheme, _, ok := strings.Cut(s.Path, "://")
+	return ok && slices.Contains([]string{"nbd", "nbds", "nbd+unix", "nbds+unix"}, strings.ToLower(scheme))
 }
 
 // Machine is what is known of the source machine beside its disks; it decides

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,6 +101,7 @@ func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 		return err
 	}
 	defer r.closeSources()
+	defer r.interruptible(ctx)()
 	if err := r.checkTarget(dir); err != nil {
 		return err
 	}
@@ -111,6 +113,17 @@ func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 		err = r.publishReport()
 	}
 	return errors.Join(err, r.closeOverlays(), r.closeJob(err))
+}
+
+// interruptible ends reads that wait for a server when ctx does, until the
+// function that it returns is called.
+func (r *run) interruptible(ctx context.Context) (stop func() bool) {
+	sources := slices.Clone(r.sources)
+	return context.AfterFunc(ctx, func() {
+		for _, s := range sources {
+			s.Interrupt()
+		}
+	})
 }
 
 func (r *run) stages(ctx context.Context) error {

@@ -11,18 +11,25 @@ import (
 	"hyper2kvm/formats/detect"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/hostfile"
+	"hyper2kvm/image/nbd"
 )
 
 // openSources opens every source with its parents; nothing of it is ever
 // opened for writing here.
 func (r *run) openSources() error {
 	for _, s := range r.plan.Sources {
+		if s.Remote() && r.plan.Fix.InPlace {
+			return api.Errorf(api.CodeUnsupported, "change in place", s.Path, "an NBD export is only read")
+		}
 		c, err := chain.Open(s.Path, chain.Policy{Format: s.Format, Outside: s.Outside})
 		if err != nil {
 			r.closeSources()
 			return sourceError("open source", s.Path, err)
 		}
 		r.sources = append(r.sources, c)
+		if c.Images()[0].Info.Format == "nbd" {
+			continue // what a server has is not cut short: it knows its size
+		}
 		if err := checkWhole(c); err != nil {
 			r.closeSources()
 			return sourceError("read the map of", s.Path, err)
@@ -75,6 +82,7 @@ func sourceCode(err error) api.Code {
 		{chain.ErrWrongParent, api.CodeChain},
 		{chain.ErrLoop, api.CodeChain},
 		{chain.ErrDepth, api.CodeChain},
+		{nbd.ErrAddress, api.CodeUsage},
 		{hostfile.ErrDirectory, api.CodeNotAFile},
 		{hostfile.ErrNotFile, api.CodeNotAFile},
 		{detect.ErrEmpty, api.CodeEmpty},
@@ -93,6 +101,9 @@ func sourceCode(err error) api.Code {
 
 func sourceError(action, path string, err error) error {
 	code := sourceCode(err)
+	if nbd.IsAddress(path) && (code == api.CodeSourceRead || code == api.CodeSourceMissing) {
+		code = api.CodeSourceServer
+	}
 	e := api.NewError(code, action, path, err)
 	if broken, ok := errors.AsType[*chain.BrokenError](err); ok {
 		e.Detail = broken.Tree()
@@ -108,6 +119,9 @@ func sourceError(action, path string, err error) error {
 func fingerprints(sources []*chain.Chain) ([]string, error) {
 	var out []string
 	for _, s := range sources {
+		if remote := s.Remote(); remote != "" {
+			out = append(out, remote)
+		}
 		for _, name := range s.Files() {
 			info, err := os.Stat(name)
 			if err != nil {

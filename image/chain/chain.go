@@ -18,6 +18,7 @@ import (
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/detect"
 	"hyper2kvm/image/hostfile"
+	"hyper2kvm/image/nbd"
 )
 
 // MaxDepth is how many images a chain may have. VMware allows 32 snapshots
@@ -61,13 +62,17 @@ type Chain struct {
 	layers []formats.Image // newest first
 	images []Opened        // likewise
 	files  []*hostfile.File
-	host   []string // what Files gives, where the images are no files of the host
+	host   []string    // what Files gives, where the images are no files of the host
+	remote *nbd.Client // nil when all is files
 }
 
 // Open opens the image at path for reading, with all it stands on. A block
-// device is opened as a raw disk. What is wrong with a file that an image
+// device is opened as a raw disk, an NBD URI as what its server serves. What is wrong with a file that an image
 // names gives a *BrokenError, which can print the whole chain.
 func Open(path string, pol Policy) (*Chain, error) {
+	if nbd.IsAddress(path) {
+		return openRemote(path, pol)
+	}
 	f, err := hostfile.Open(path)
 	if err != nil {
 		return nil, err
@@ -96,6 +101,9 @@ func (c *Chain) Close() error {
 		err = errors.Join(err, f.Close())
 	}
 	c.files = nil
+	if c.remote != nil {
+		err = errors.Join(err, c.remote.Close())
+	}
 	return err
 }
 

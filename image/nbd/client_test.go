@@ -296,7 +296,7 @@ func (b *brittle) Read(p []byte) (int, error) {
 	left := b.left
 	b.mu.Unlock()
 	if left <= 0 {
-		b.Conn.Close()
+		b.Close()
 		return 0, unix.ECONNRESET
 	}
 	n, err := b.Conn.Read(p[:min(len(p), left)])

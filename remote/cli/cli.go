@@ -259,7 +259,11 @@ func (a *app) run(ctx context.Context, p *api.Plan, job string, v view) error {
 func absolute(p *api.Plan) error {
 	paths := []*string{&p.Target.Path, &p.Validate.Evidence}
 	for i := range p.Sources {
-		paths = append(paths, &p.Sources[i].Path)
+		if s := &p.Sources[i]; s.Remote() {
+			s.Path = absoluteURI(s.Path)
+		} else {
+			paths = append(paths, &s.Path)
+		}
 	}
 	for _, path := range paths {
 		if *path == "" {
@@ -353,6 +357,9 @@ func newPlan(name string, files []string, src api.Source, stages ...api.Stage) *
 
 // nameOf is the name of a machine from the name of its disk.
 func nameOf(path string) string {
+	if (api.Source{Path: path}).Remote() {
+		path = nameOfURI(path)
+	}
 	base := filepath.Base(path)
 	if name := strings.TrimSuffix(base, filepath.Ext(base)); name != "" {
 		return name

@@ -39,6 +39,7 @@ func advices() []advice {
 		{api.CodeInterrupted, exitInterrupted, "run the same command again"},
 		{api.CodeSourceMissing, exitFailed, "check the path of the source"},
 		{api.CodeSourceRead, exitFailed, "check that you may read the file (run as its owner or with sudo) and that its storage is well"},
+		{api.CodeSourceServer, exitFailed, "check that the NBD server runs and has the export: nbd://HOST:PORT/EXPORT, nbds:// with TLS, nbd+unix:///EXPORT?socket=PATH"},
 		{api.CodeNotAFile, exitFailed, "give the disk image itself, a file or block device"},
 		{api.CodeEmpty, exitFailed, "the export or copy that made this file failed: make it again"},
 		{api.CodeUnknownFormat, exitFailed, "give a disk image; h2k reads " + listed("source-format") + ". For a raw image without any signature add --source-format raw"},
