@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -128,6 +129,10 @@ func (o *Options) lastCheckpoint(disk int64, out string) checkpoint {
 	}
 	c := checkpoint{id: sha256.Sum256(text)}
 	c.marked, c.size = readMark(o.Checkpoint, c.id)
+	info, err := os.Stat(out)
+	if device := err == nil && info.Mode()&fs.ModeDevice != 0; device {
+		return c
+	}
 	if info, err := os.Stat(publish.Partial(out)); err != nil || info.Size() < c.size {
 		c.marked = 0
 	}

@@ -27,7 +27,7 @@ func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res 
 	if !opt.Verify && !opt.Digest {
 		return nil
 	}
-	got, err := reopen(f, opt.Format)
+	got, err := reopen(f, opt.Format, disk.Size())
 	if err != nil {
 		return fmt.Errorf("open output to verify it: %w: %w", ErrVerify, err)
 	}
@@ -50,14 +50,18 @@ func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res 
 }
 
 // reopen reads the image just written through the parser of its format.
-func reopen(f *os.File, format string) (formats.Disk, error) {
+func reopen(f *os.File, format string, size int64) (formats.Disk, error) {
 	h, err := hostfile.New(f)
 	if err != nil {
 		return nil, err
 	}
 	switch format {
 	case "raw":
-		return raw.New(h.Format()), nil
+		file := h.Format()
+		if _, device := h.SectorSize(); device {
+			file.Size = size // what lies behind is not of the disk
+		}
+		return raw.New(file), nil
 	case "vmdk":
 		return vmdk.Open(h.Format(), nil)
 	}
@@ -83,7 +87,7 @@ func Compare(ctx context.Context, a, b formats.Disk, progress func(done, total i
 		defer close(queue)
 		return c.split(ctx, queue)
 	})
-	for range runtime.GOMAXPROCS(0) {
+	for range min(runtime.GOMAXPROCS(0), maxWorkers) {
 		g.Go(func() error {
 			bufA, bufB := make([]byte, compareBytes), make([]byte, compareBytes)
 			for s := range queue {

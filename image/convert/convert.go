@@ -39,7 +39,7 @@ type Options struct {
 	Sources     []string // files that the output must not be
 	Verify      bool     // read the output back and compare it with the source
 	Digest      bool     // fill Result.Digest; reads every byte the guest sees
-	Workers     int      // 0 is one for each core
+	Workers     int      // 0 is one for each core, up to 32
 	Bandwidth   int64    // bytes of the source to read a second, at most; 0 is no limit
 
 	// Checkpoint names a file that keeps how far Run got. When it is there from
@@ -67,6 +67,10 @@ type Result struct {
 	Digest    string // sha256 of what the guest sees, in hexadecimal; "" unless asked for
 }
 
+// maxWorkers bounds the memory of a conversion: 32 workers that compress with
+// zstd take 220 MB in all, and feed any disk.
+const maxWorkers = 32
+
 // Run writes disk to the file out. Nothing is seen under that name before the
 // output is complete and synced (and verified, if asked). When Run gives an
 // error nothing is left, unless Options.Checkpoint was named and something is
@@ -76,7 +80,7 @@ type Result struct {
 // what is on it after an error is worth nothing.
 func Run(ctx context.Context, disk formats.Disk, out string, opt Options) (Result, error) {
 	if opt.Workers <= 0 {
-		opt.Workers = runtime.GOMAXPROCS(0)
+		opt.Workers = min(runtime.GOMAXPROCS(0), maxWorkers)
 	}
 	if opt.CheckpointEvery <= 0 {
 		opt.CheckpointEvery = checkpointEvery
@@ -122,6 +126,9 @@ func run(ctx context.Context, disk formats.Disk, out string, opt Options, from c
 		}
 	}
 	c.log.remove()
+	if c.keepsOld {
+		err = errors.Join(err, c.abandonDevice())
+	}
 	return Result{}, errors.Join(err, o.Abort())
 }
 
@@ -137,9 +144,15 @@ func noSpace(err error) error {
 func (c *copier) write(ctx context.Context, o *publish.Output, opt Options, from checkpoint) (Result, error) {
 	offload := opt.offload == nil && sharesBlocks(c.out) || opt.offload != nil && *opt.offload
 	c.noOffload.Store(!offload)
-	s, err := survey(ctx, c.disk, c.out, from.marked)
+	c.devices = make(map[*os.File]bool)
+	s, err := c.survey(ctx, from.marked)
 	if err != nil {
 		return Result{}, fmt.Errorf("survey of the source: %w", err)
+	}
+	if o.Device() {
+		if err := c.checkDevice(opt); err != nil {
+			return Result{}, err
+		}
 	}
 	if err := c.begin(o, opt, from); err != nil {
 		return Result{}, err
@@ -148,13 +161,18 @@ func (c *copier) write(ctx context.Context, o *publish.Output, opt Options, from
 	if !offload {
 		s.shared = 0
 	}
-	if err := checkSpace(c.out, s.data-s.before-s.shared, opt); err != nil {
+	if o.Device() {
+		err = c.beginDevice(ctx)
+	} else {
+		err = checkSpace(c.out, s.data-s.before-s.shared, opt)
+	}
+	if err != nil {
 		return Result{}, err
 	}
 	if err := c.run(ctx, opt); err != nil {
 		return Result{}, err
 	}
-	if err := c.complete(); err != nil {
+	if err := c.complete(o.Device()); err != nil {
 		return Result{}, err
 	}
 	res := Result{Size: c.size, Written: c.written, Resumed: c.from}
@@ -167,13 +185,18 @@ func (c *copier) write(ctx context.Context, o *publish.Output, opt Options, from
 
 // complete ends the layout. A run that takes long is not to be redone because
 // of what comes after the copy.
-func (c *copier) complete() error {
+func (c *copier) complete(device bool) error {
 	size, err := c.target.Finish()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case device:
+		err = c.completeDevice()
+	default:
+		err = c.out.Truncate(size)
 	}
-	if err := c.out.Truncate(size); err != nil {
-		return fmt.Errorf("set size of output: %w", err)
+	if err != nil {
+		return fmt.Errorf("complete output: %w", err)
 	}
 	c.safe = c.size
 	if c.log != nil && c.log.upTo > 0 {
@@ -205,8 +228,8 @@ type surveyed struct {
 // survey counts the bytes that hold data, and those of them that the output
 // may come to share with a source on its own file system. It refuses a disk
 // that needs a parent before anything is written.
-func survey(ctx context.Context, disk formats.Disk, out *os.File, from int64) (s surveyed, err error) {
-	shares := map[*os.File]bool{}
+func (c *copier) survey(ctx context.Context, from int64) (s surveyed, err error) {
+	disk, shares := c.disk, map[*os.File]bool{}
 	for off := int64(0); off < disk.Size(); {
 		if err := ctx.Err(); err != nil {
 			return s, context.Cause(ctx)
@@ -215,14 +238,14 @@ func survey(ctx context.Context, disk formats.Disk, out *os.File, from int64) (s
 		if err != nil {
 			return s, err
 		}
-		switch {
-		case e.Kind == formats.Absent:
+		switch e.Kind {
+		case formats.Absent:
 			return s, fmt.Errorf("guest offset %d: %w", off, formats.ErrAbsent)
-		case e.Kind == formats.Data:
+		case formats.Data:
 			s.data += e.Length
 			done := min(max(from-off, 0), e.Length)
 			s.before += done
-			if e.Plain != nil && onSame(shares, osFile(e.Plain.File), out) {
+			if e.Plain != nil && c.onSame(shares, osFile(e.Plain.File)) {
 				s.shared += e.Length - done
 			}
 		}
@@ -231,15 +254,18 @@ func survey(ctx context.Context, disk formats.Disk, out *os.File, from int64) (s
 	return s, nil
 }
 
-// onSame is sameDevice, asked once for each file.
-func onSame(known map[*os.File]bool, src, out *os.File) bool {
+// onSame reports whether a file of the source lies on the output's file system.
+// It asks once for each file.
+func (c *copier) onSame(known map[*os.File]bool, src *os.File) bool {
 	if src == nil {
 		return false
 	}
 	same, ok := known[src]
 	if !ok {
-		same = sameDevice(src, out)
+		same = sameDevice(src, c.out)
 		known[src] = same
+		info, err := src.Stat()
+		c.devices[src] = err == nil && info.Mode()&fs.ModeDevice != 0
 	}
 	return same
 }

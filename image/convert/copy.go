@@ -33,7 +33,9 @@ type copier struct {
 	wait func(ctx context.Context, bytes int64) error
 
 	// keepsOld says that what is not written keeps its old content: a device.
-	keepsOld bool
+	// fills says that zeroes within the data have to be written there.
+	keepsOld, fills bool
+	devices         map[*os.File]bool // the files of the source, and which are block devices
 	// noOffload is set where the kernel does not copy for us, or no better.
 	noOffload atomic.Bool
 	progress  func(done, total int64)
@@ -150,7 +152,8 @@ type worker struct {
 	plain  []*formats.Location // by block: where its bytes lie, nil when they are in buf
 	packer packer              // nil when the target is not compressed
 	packed []byte
-	sizes  []int // by block of the window: packed bytes, 0 when stored as it is
+	behind []span // what this worker wrote last to a device
+	sizes  []int  // by block of the window: packed bytes, 0 when stored as it is
 }
 
 func (c *copier) newWorker() (*worker, error) {
@@ -193,6 +196,7 @@ func (w *worker) do(ctx context.Context, win *window) error {
 		}
 	}
 	w.flush(writes)
+	w.forget(win)
 	w.finish(win)
 	return nil
 }
@@ -206,6 +210,11 @@ func (w *worker) read(win *window) error {
 	for _, r := range win.runs {
 		clear(w.buf[at-win.start : r.Offset-win.start])
 		at = r.Offset + r.Length
+		if w.fills {
+			for i := (r.Offset - win.start) / w.block; i*w.block < at-win.start; i++ {
+				w.used[i] = true
+			}
+		}
 		if err := w.readRun(win, r); err != nil {
 			return fmt.Errorf("read source at guest offset %d: %w", r.Offset, err)
 		}
@@ -213,7 +222,7 @@ func (w *worker) read(win *window) error {
 	// The last block of the disk may be cut; packed, it is stored whole.
 	clear(w.buf[at-win.start:])
 	for i := range w.used {
-		if w.plain[i] == nil {
+		if w.plain[i] == nil && !w.used[i] {
 			w.used[i] = !isZero(w.buf[int64(i)*w.block:][:w.block])
 		}
 	}

@@ -75,6 +75,9 @@ const holeBytes = 4096
 
 // put writes bytes at host. What is zero in a new file stays unwritten.
 func (w *worker) put(p []byte, host int64) error {
+	if w.fills && host < headBytes {
+		p, host = p[min(headBytes-host, int64(len(p))):], headBytes
+	}
 	for len(p) > 0 {
 		var n int
 		if !w.keepsOld {
@@ -137,5 +140,8 @@ func (w *worker) flush(writes []chunk) {
 	for _, c := range writes {
 		// Only a hint: what goes wrong here, the sync at the end tells.
 		_ = unix.SyncFileRange(int(w.out.Fd()), c.host, int64(len(c.data)), unix.SYNC_FILE_RANGE_WRITE)
+	}
+	if w.keepsOld {
+		w.passOn(writes)
 	}
 }

@@ -40,13 +40,14 @@ type Output struct {
 	final, partial string
 	force, takeUp  bool
 	renamed        bool // the partial name is no longer ours
-	device         bool
+	device         bool // written in place
 	file           *os.File
 }
 
 // Create begins the output that will be final. sources are files that it must
 // not be; one that does not exist is passed over. An existing final name gives
-// ErrExists unless force is set. Exactly one of Commit, Keep and Abort must follow.
+// ErrExists unless force is set; so does a block device that is not empty. A
+// device is written in place: it has no name to appear under. Exactly one of Commit, Keep and Abort must follow.
 func Create(final string, force bool, sources ...string) (*Output, error) {
 	return begin(&Output{final: filepath.Clean(final), force: force}, sources)
 }
@@ -59,8 +60,19 @@ func TakeUp(final string, force bool, sources ...string) (*Output, error) {
 
 func begin(o *Output, sources []string) (*Output, error) {
 	final := o.final
-	if err := checkFinal(final, o.force, sources); err != nil {
+	info, err := os.Stat(final)
+	device := err == nil && isDevice(info)
+	// One that is taken up holds what the dead run wrote.
+	if err := checkFinal(final, o.force || device && o.takeUp, sources); err != nil {
 		return nil, err
+	}
+	if device {
+		f, err := openDevice(final)
+		if err != nil {
+			return nil, fmt.Errorf("begin output %s: %w", final, err)
+		}
+		o.file, o.device = f, true
+		return o, nil
 	}
 	o.partial = Partial(final)
 	// Two rounds see a stale file away; more mean that others race for it.
@@ -97,6 +109,9 @@ func checkFinal(final string, force bool, sources []string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("look at output: %w", err)
+	}
+	if isDevice(info) {
+		return checkDevice(final, force, sources)
 	}
 	for _, s := range sources {
 		if src, err := os.Stat(s); err == nil && os.SameFile(info, src) {
@@ -174,6 +189,9 @@ func (o *Output) commit() error {
 	if err := o.file.Sync(); err != nil {
 		return err
 	}
+	if o.device {
+		return nil
+	}
 	if err := o.rename(); err != nil {
 		return err
 	}
@@ -216,10 +234,10 @@ func (o *Output) Keep() error {
 	return nil
 }
 
-// Abort removes the partial file.
+// Abort removes the partial file. What was written on a device stays.
 func (o *Output) Abort() error {
 	var err error
-	if !o.renamed {
+	if !o.renamed && !o.device {
 		err = os.Remove(o.partial)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
