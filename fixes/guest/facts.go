@@ -140,4 +140,7 @@ type NIC struct {
 	Name string `json:"name,omitempty"` // the guest's name for it: "ens192"; "" when not known
 	// From says where the name was found: "etc/network/interfaces".
 	From string `json:"from,omitempty"`
+	// Was is the address that the card had on the source, where the target
+	// gives it another; "" where it keeps it or nobody said.
+	Was string `json:"was,omitempty"`
 }

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"net"
 	"path"
 	"regexp"
@@ -100,8 +101,12 @@ func (n *names) match() {
 		if hw, err := net.ParseMAC(nics[i].MAC); err == nil {
 			nics[i].MAC = hw.String()
 		}
-		used[nics[i].MAC] = true
-		if k := slices.IndexFunc(n.known, func(k guest.NIC) bool { return k.MAC == nics[i].MAC }); k >= 0 && nics[i].MAC != "" && nics[i].Name == "" {
+		if hw, err := net.ParseMAC(nics[i].Was); err == nil {
+			nics[i].Was = hw.String()
+		}
+		used[nics[i].MAC], used[nics[i].Was] = true, true
+		mac := cmp.Or(nics[i].Was, nics[i].MAC)
+		if k := slices.IndexFunc(n.known, func(k guest.NIC) bool { return k.MAC == mac }); k >= 0 && mac != "" && nics[i].Name == "" {
 			nics[i].Name, nics[i].From = n.known[k].Name, n.known[k].From
 		}
 	}

@@ -2,7 +2,6 @@ package linux
 
 import (
 	"fmt"
-	"net"
 	"path"
 	"slices"
 	"strings"
@@ -23,9 +22,15 @@ func network() fix {
 		plan: func(p *planner) error {
 			n := &naming{planner: p}
 			n.find()
+			n.move()
 			n.rules()
 			n.links()
 			n.pins()
+			n.hwaddr()
+			n.suseNames()
+			n.aliases()
+			n.arguments()
+			n.places()
 			return nil
 		},
 	}
@@ -39,10 +44,15 @@ type naming struct {
 	// blind is the number of NICs that the plan lists without a MAC.
 	blind int
 	ruled map[string]bool // names that a udev rule gives already
+	// claims are what the guest's files say of cards; moved maps an address of
+	// the source to the one that its card has now.
+	claims []claim
+	moved  map[string]string
 }
 
 // find decides which name belongs to which MAC.
 func (n *naming) find() {
+	n.claims = n.readClaims()
 	names := configuredNames(n.planner)
 	for _, nic := range n.facts.NICs {
 		mac, ok := normalMAC(nic.MAC)
@@ -55,7 +65,7 @@ func (n *naming) find() {
 		}
 		nic.MAC = mac
 		if !cardName.MatchString(nic.Name) {
-			nic.Name = ""
+			nic.Name = n.nameOf(nic)
 		}
 		n.nics = append(n.nics, nic)
 	}
@@ -77,6 +87,18 @@ func (n *naming) find() {
 	}
 }
 
+// nameOf finds the name that the guest's files give a card that inspection has
+// none for, by the address that it has or had.
+func (n *naming) nameOf(nic guest.NIC) string {
+	was, _ := normalMAC(nic.Was)
+	for _, c := range n.claims {
+		if c.name != "" && (c.mac == nic.MAC || c.mac == was) && cardName.MatchString(c.name) {
+			return c.name
+		}
+	}
+	return ""
+}
+
 // assign gives the cards without a name the configured names, both in order.
 func (n *naming) assign(names []string) {
 	for i := range n.nics {
@@ -95,7 +117,7 @@ func (n *naming) links() {
 	}
 	for i, nic := range n.nics {
 		switch {
-		case nic.Name == "" || n.ruled[nic.Name] && !n.redHat() || n.linked(nic):
+		case nic.Name == "" || n.ruled[nic.Name] && !n.redHat() || n.linked(nic) || n.disputed(nic.MAC):
 		case isKernelName(nic.Name) && n.kernelNames():
 			if nic.Name != fmt.Sprintf("eth%d", i) {
 				n.note("%s (%s) is card number %d and the kernel's own names are in use; give it that place in the domain", nic.Name, nic.MAC, i)
@@ -158,8 +180,7 @@ func (n *naming) linked(nic guest.NIC) bool {
 // redHat reports whether udev's own policy overrides names from udev rules, as
 // Red Hat's releases from 9 on do.
 func (n *naming) redHat() bool {
-	family := append([]string{n.facts.OS.ID}, n.facts.OS.IDLike...)
-	return slices.Contains(family, "rhel") || slices.Contains(family, "fedora")
+	return n.like("rhel", "fedora")
 }
 
 // kernelNames reports whether the kernel's names (eth0) are left as they are.
@@ -183,15 +204,6 @@ func (n *naming) kernelNames() bool {
 func isKernelName(name string) bool {
 	digits, ok := strings.CutPrefix(name, "eth")
 	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
-}
-
-// normalMAC gives an Ethernet address in lower case with colons.
-func normalMAC(s string) (string, bool) {
-	hw, err := net.ParseMAC(strings.TrimSpace(s))
-	if err != nil || len(hw) != 6 {
-		return "", false
-	}
-	return hw.String(), true
 }
 
 // compareNames orders names as the cards were ordered: by number, and VMware's

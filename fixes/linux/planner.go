@@ -97,6 +97,11 @@ func (p *planner) create(name, content string) {
 	}
 }
 
+// like reports whether the guest's system is one of those, or made after one.
+func (p *planner) like(ids ...string) bool {
+	return slices.ContainsFunc(append([]string{p.facts.OS.ID}, p.facts.OS.IDLike...), func(id string) bool { return slices.Contains(ids, id) })
+}
+
 func (p *planner) exists(name string) bool {
 	_, err := p.fs.Lstat(name)
 	return err == nil

@@ -51,9 +51,11 @@ type Value struct {
 	after []string
 }
 
-// After adds an item to the list that v is an item of, behind it, or, where v
-// is no list, a word behind its words, which networkd's configuration takes for
-// a list.
+// InList reports whether v is an item of a list.
+func (v *Value) InList() bool { return v.item }
+
+// After adds an item to the list that v is an item of, behind it. It must be in
+// one.
 func (v *Value) After(text string) { v.after = append(v.after, text) }
 
 // Parse reads a file.
@@ -181,16 +183,17 @@ func (f *File) put(out *splice.Text, v *Value) error {
 	if !ok {
 		return ErrPlace
 	}
-	text := quote + v.Text + quote
+	with := quote
+	if quote == "" && strings.ContainsAny(v.Text, "[]{}*,#&") {
+		with = `"` // or it would not be plain text
+	}
+	text := with + v.Text + with
 	for _, item := range v.after {
-		switch {
-		case !v.item:
-			text = quote + v.Text + " " + item + quote
-		case v.flow:
+		if v.flow {
 			text += ", " + quote + item + quote
-		default:
-			text += "\n" + f.dash(start) + quote + item + quote
+			continue
 		}
+		text += "\n" + f.dash(start) + quote + item + quote
 	}
 	if !out.Replace(start, end, text) {
 		return ErrPlace // an alias: one text for two values

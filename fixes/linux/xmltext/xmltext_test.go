@@ -58,15 +58,15 @@ func FuzzParse(f *testing.F) {
 		if got := file.Bytes(); string(got) != string(data) {
 			t.Fatalf("%q became %q", data, got)
 		}
-		for i, x := range file.Texts() {
-			x.Text = "<new & better>"
-			if !strings.Contains(string(file.Bytes()), "&lt;new &amp; better&gt;") {
-				t.Fatalf("text %d of %q is not replaced", i, data)
-			}
-			if _, err := Parse(file.Bytes()); err != nil {
-				t.Fatalf("%q became %q: %v", data, file.Bytes(), err)
-			}
+		if len(file.Texts()) == 0 {
 			return
+		}
+		file.Texts()[0].Text = "<new & better>"
+		if !strings.Contains(string(file.Bytes()), "&lt;new &amp; better&gt;") {
+			t.Fatalf("a text of %q is not replaced", data)
+		}
+		if _, err := Parse(file.Bytes()); err != nil {
+			t.Fatalf("%q became %q: %v", data, file.Bytes(), err)
 		}
 	})
 }

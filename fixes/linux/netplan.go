@@ -1,0 +1,103 @@
+package linux
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"hyper2kvm/fixes/linux/netplan"
+)
+
+// netplanFiles lists netplan's files in the order in which they are read: by
+// name, whichever folder they are in, and of one name only that in etc.
+func (p *planner) netplanFiles() []string {
+	files := p.list("etc/netplan", ".yaml")
+	for _, name := range append(p.list("usr/lib/netplan", ".yaml"), p.list("lib/netplan", ".yaml")...) {
+		if !slices.ContainsFunc(files, func(f string) bool { return path.Base(f) == path.Base(name) }) {
+			files = append(files, name)
+		}
+	}
+	slices.SortStableFunc(files, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
+	return files
+}
+
+// netplanDevices gives what all of netplan's files say together.
+func (p *planner) netplanDevices() []netplan.Device {
+	var files []*netplan.File
+	for _, name := range p.netplanFiles() {
+		data, ok := p.read(name)
+		if !ok {
+			continue
+		}
+		if f, err := netplan.Parse(data); err == nil {
+			files = append(files, f)
+		}
+	}
+	return netplan.Merge(files)
+}
+
+// visitNetplan goes through the match: of each card. The name that goes with
+// its address may stand in another file.
+func visitNetplan(p *planner) func(*pinVisit, []byte) []byte {
+	all := p.netplanDevices()
+	return func(v *pinVisit, data []byte) []byte {
+		f, err := netplan.Parse(data)
+		if err != nil {
+			v.note("%s: left as it is: %v", v.file, err)
+			return data
+		}
+		for _, d := range f.Devices() {
+			if d.Kind != "ethernets" {
+				continue
+			}
+			if d.MAC != nil {
+				i := slices.IndexFunc(all, func(o netplan.Device) bool { return o.Kind == d.Kind && o.ID == d.ID })
+				iface := ""
+				if i >= 0 {
+					iface = all[i].Interface()
+				}
+				d.MAC.Text = v.address(d.MAC.Text, only([]string{iface}), i >= 0 && all[i].SetName != nil)
+			}
+			var have []string
+			for _, x := range d.Drivers {
+				have = append(have, strings.Fields(x.Text)...)
+			}
+			if more := v.driver(have); more != "" {
+				addDriver(v, d.Drivers[len(d.Drivers)-1], more)
+			}
+		}
+		now, err := f.Bytes()
+		if err != nil {
+			v.note("%s: left as it is: %v", v.file, err)
+			return data
+		}
+		return now
+	}
+}
+
+// netplanNames lists the cards below ethernets:. One with a match: of its own
+// is an identifier unless set-name gives it the name.
+func netplanNames(p *planner, add func(...string)) {
+	for _, d := range p.netplanDevices() {
+		if d.Kind == "ethernets" {
+			add(d.Interface())
+		}
+	}
+}
+
+// addDriver lets a match by driver take one more. A list of drivers is known to
+// netplan from 0.104 on, and a blank is refused by it; a pattern works in all.
+func addDriver(v *pinVisit, have *netplan.Value, more string) {
+	pattern := map[string]string{
+		"vmxnet": "v[im][rx]*net*", "vmxnet3": "v[im][rx]*net*", "hv_netvsc": "[hv][iv][_r]*net*", "xen_netfront": "[vx][ei][nr]*net*",
+		"e1000": "[ev][1i][0r]*", "e1000e": "[ev][1i][0r]*", "pcnet32": "[pv][ci][nr]*", "ena": "[ev][in][ar]*", "vif": "vi[fr]*",
+	}[have.Text]
+	switch {
+	case have.InList():
+		have.After(more)
+	case pattern == "":
+		v.note("%s: matches the driver %s; left", v.file, have.Text)
+	default:
+		have.Text = pattern
+	}
+}
