@@ -22,30 +22,147 @@ type Parts struct {
 
 // Works lists what is measured.
 func Works(p Parts) []Work {
-	return []Work{
+	works := []Work{
 		{
 			Name: "helper VM ready for the first command", Limit: 0.3, PeerName: "guestfish run",
 			Ours: p.helperReady, Peer: p.guestfish,
 		},
 		p.wholeConvert(),
-		{
-			Name: "sparse VMDK to qcow2", Limit: 1.0, PeerName: "qemu-img -W -m 16",
-			Ours: p.diskConvert, Peer: p.qemuImg,
-		},
+		p.disk("sparse VMDK to qcow2", p.Guest, "qcow2", 1.0, p.raw),
+		p.stream(),
+		p.packed("zlib", 0.5, deflateAlone),
+		p.packed("zstd", 0.8, zstdAlone),
+		p.disk("raw to qcow2", rawInput, "qcow2", 1.0, p.raw),
+		p.disk("sparse VMDK to raw", p.Guest, "raw", 1.0, p.raw),
+	}
+	for _, s := range []struct{ name, file, format string }{
+		{"VHDX", vhdxInput, "vhdx"}, {"VHD", vhdInput, "vpc"}, {"VDI", vdiInput, "vdi"},
+	} {
+		for _, to := range []string{"qcow2", "raw"} {
+			works = append(works, p.disk(s.name+" to "+to, s.file, to, 1.0, both(p.raw, p.input(s.file, "-O", s.format))))
+		}
+	}
+	return append(works, p.chained(), p.memory("zstd"), p.memory("none"), p.hugeDisk())
+}
+
+// both prepares two inputs.
+func both(a, b func(context.Context, string) error) func(context.Context, string) error {
+	return func(ctx context.Context, dir string) error {
+		if err := a(ctx, dir); err != nil {
+			return err
+		}
+		return b(ctx, dir)
+	}
+}
+
+// disk is one conversion that only moves bytes; its limit is a copy.
+func (p Parts) disk(name, src, format string, limit float64, prepare func(context.Context, string) error) Work {
+	return Work{
+		Name: name, Limit: limit, Prepare: prepare,
+		Ours: p.h2k(src, "--format", format),
+		Peer: qemuImg(src, "-O", format), PeerName: "qemu-img -W -m 16",
+		Floor: copyFile, FloorName: "cp --sparse",
+	}
+}
+
+func (p Parts) stream() Work {
+	w := p.disk("streamOptimized VMDK to qcow2", streamInput, "qcow2", 0.5, p.input(streamInput, "-O", "vmdk", "-o", "subformat=streamOptimized"))
+	w.Floor, w.FloorName = readAlone(streamInput), "inflate alone, all cores"
+	return w
+}
+
+// packed is a conversion that compresses; its limit is the compressor alone.
+// Its note says how large the outputs are.
+func (p Parts) packed(how string, limit float64, floor Side) Work {
+	var ours, peer int64
+	w := p.disk("raw to qcow2 "+how, rawInput, "qcow2", limit, p.raw)
+	w.Floor, w.FloorName = floor, "compressor alone, all cores"
+	w.Ours = sized(&ours, p.h2k(rawInput, "--format", "qcow2", "--compress", how))
+	w.Peer = sized(&peer, qemuImg(rawInput, "-c", "-O", "qcow2", "-o", "compression_type="+how))
+	w.Note = func() string {
+		return fmt.Sprintf("%d bytes, qemu-img %d: %.3f of its size", ours, peer, float64(ours)/float64(peer))
+	}
+	return w
+}
+
+// sized notes the size of a side's output.
+func sized(size *int64, side Side) Side {
+	return func(ctx context.Context, dir string) (int64, error) {
+		memory, err := side(ctx, dir)
+		if err != nil {
+			return 0, err
+		}
+		info, err := os.Stat(filepath.Join(dir, "out"))
+		if err != nil {
+			return 0, err
+		}
+		*size = info.Size()
+		return memory, nil
+	}
+}
+
+// chained compares a chain of four with one flat file of the same content.
+func (p Parts) chained() Work {
+	return Work{
+		Name: "qcow2 chain of four to qcow2", Limit: 1.1, Prepare: p.chain,
+		Ours: p.h2k(chainInput), Peer: p.h2k(flatInput), PeerName: "ours, one flat qcow2",
+		Floor: copyFile, FloorName: "cp --sparse",
+	}
+}
+
+func (p Parts) memory(how string) Work {
+	flags := []string{"-O", "qcow2"}
+	if how != "none" {
+		flags = append(flags, "-c", "-o", "compression_type="+how)
+	}
+	return Work{
+		Name: "memory of raw to qcow2, compression " + how, Memory: true, AtMost: 256, Prepare: p.raw,
+		Ours: p.h2k(rawInput, "--format", "qcow2", "--compress", how), PeerName: "qemu-img -W -m 16",
+		Peer: qemuImg(rawInput, flags...),
+	}
+}
+
+func (p Parts) hugeDisk() Work {
+	return Work{
+		Name: "8 TiB with 1 MiB used, raw to qcow2", AtMost: 1, Prepare: huge,
+		Ours: p.h2k(hugeInput, "--source-format", "raw"), Peer: qemuImg(hugeInput, "-f", "raw", "-O", "qcow2"), PeerName: "qemu-img -W -m 16",
+	}
+}
+
+// at is an input: a file of its own, or one in the bench's folder, which is the
+// one that the round's lies in.
+func at(dir, src string) string {
+	if filepath.Base(src) != src {
+		return src
+	}
+	return filepath.Join(filepath.Dir(dir), src)
+}
+
+// h2k converts src to the file "out".
+func (p Parts) h2k(src string, flags ...string) Side {
+	return func(ctx context.Context, dir string) (int64, error) {
+		return command(ctx, nil, p.H2K, append([]string{"disk", "convert", at(dir, src), "-o", filepath.Join(dir, "out")}, flags...)...)
+	}
+}
+
+func qemuImg(src string, flags ...string) Side {
+	return func(ctx context.Context, dir string) (int64, error) {
+		args := append([]string{"convert", "-W", "-m", "16"}, flags...)
+		return command(ctx, nil, "qemu-img", append(args, at(dir, src), filepath.Join(dir, "out"))...)
 	}
 }
 
 // helperReady starts the VM until its agent answers and, as guestfish does,
 // ends it.
-func (p Parts) helperReady(ctx context.Context, _ string) error {
+func (p Parts) helperReady(ctx context.Context, _ string) (int64, error) {
 	vm, err := helper.Start(ctx, helper.Config{ImageDir: p.ImageDir})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return vm.Close()
+	return 0, vm.Close()
 }
 
-func (p Parts) guestfish(ctx context.Context, _ string) error {
+func (p Parts) guestfish(ctx context.Context, _ string) (int64, error) {
 	return p.libguestfs(ctx, "guestfish", "-a", "/dev/null", "run")
 }
 
@@ -54,48 +171,31 @@ func (p Parts) wholeConvert() Work {
 	var spent []string
 	return Work{
 		Name: "whole convert of the Debian 12 guest", Limit: 0.15, PeerName: "virt-v2v",
-		Ours: func(ctx context.Context, dir string) error {
+		Ours: func(ctx context.Context, dir string) (int64, error) {
 			out, err := exec.CommandContext(ctx, p.H2K, "convert", p.Guest, "-o", filepath.Join(dir, "out.qcow2"), "--json").Output()
 			if err != nil {
-				return fmt.Errorf("run h2k convert: %w", err)
+				return 0, fmt.Errorf("run h2k convert: %w", err)
 			}
 			var report api.Report
 			if err := json.Unmarshal(out, &report); err != nil {
-				return fmt.Errorf("read report: %w", err)
+				return 0, fmt.Errorf("read report: %w", err)
 			}
 			spent = nil
 			for _, s := range report.Stages {
 				spent = append(spent, fmt.Sprintf("%s %.1f s (%s)", s.Stage, s.Seconds, s.Detail))
 			}
-			return nil
+			return 0, nil
 		},
 		Peer: p.virtV2V,
 		Note: func() string { return "stages of the last round: " + strings.Join(spent, ", ") },
 	}
 }
 
-func (p Parts) virtV2V(ctx context.Context, dir string) error {
+func (p Parts) virtV2V(ctx context.Context, dir string) (int64, error) {
 	return p.libguestfs(ctx, "virt-v2v", "-i", "disk", p.Guest, "-o", "local", "-of", "qcow2", "-os", dir)
 }
 
-func (p Parts) diskConvert(ctx context.Context, dir string) error {
-	return command(ctx, nil, p.H2K, "disk", "convert", p.Guest, "-o", filepath.Join(dir, "out.qcow2"))
-}
-
-func (p Parts) qemuImg(ctx context.Context, dir string) error {
-	return command(ctx, nil, "qemu-img", "convert", "-W", "-m", "16", "-O", "qcow2", p.Guest, filepath.Join(dir, "out.qcow2"))
-}
-
 // libguestfs runs a peer under the same accelerator as ours: TCG.
-func (p Parts) libguestfs(ctx context.Context, name string, args ...string) error {
+func (p Parts) libguestfs(ctx context.Context, name string, args ...string) (int64, error) {
 	return command(ctx, []string{"LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg"}, name, args...)
-}
-
-func command(ctx context.Context, env []string, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("run %s: %w\n%s", name, err, out)
-	}
-	return nil
 }
