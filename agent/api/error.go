@@ -41,6 +41,7 @@ const (
 	CodeGuestDamaged   Code = "H2K-GUEST-DAMAGED"
 	CodeFix            Code = "H2K-FIX"
 	CodeUndo           Code = "H2K-UNDO"
+	CodeBusy           Code = "H2K-IN-USE"
 	CodeNotBooted      Code = "H2K-NOT-BOOTED"
 	CodeJob            Code = "H2K-JOB"
 )
@@ -91,7 +92,7 @@ func (c Code) Status() Status {
 	case CodeInterrupted:
 		return Interrupted
 	case CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
-		CodePolicy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource:
+		CodePolicy, CodeBusy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource:
 		return Refused
 	}
 	return Failed

@@ -23,20 +23,24 @@ type Stage string
 
 // The stages, in order.
 const (
-	Fetch    Stage = "fetch"
-	Flatten  Stage = "flatten"
-	Inspect  Stage = "inspect"
-	Fix      Stage = "fix"
-	Undo     Stage = "undo"
-	Convert  Stage = "convert"
-	Validate Stage = "validate"
-	Info     Stage = "info"
-	Compare  Stage = "compare"
+	Fetch     Stage = "fetch"
+	Flatten   Stage = "flatten"
+	Inspect   Stage = "inspect"
+	Fix       Stage = "fix"
+	Undo      Stage = "undo"
+	Convert   Stage = "convert"
+	Validate  Stage = "validate"
+	Info      Stage = "info"
+	Map       Stage = "map"
+	Structure Stage = "check"
+	Digest    Stage = "digest"
+	Compare   Stage = "compare"
+	Serve     Stage = "serve"
 )
 
 // Order lists all stages in the order in which they run.
 func Order() []Stage {
-	return []Stage{Info, Compare, Fetch, Flatten, Inspect, Fix, Undo, Convert, Validate}
+	return []Stage{Info, Map, Structure, Digest, Compare, Serve, Fetch, Flatten, Inspect, Fix, Undo, Convert, Validate}
 }
 
 // Plan is everything a run needs; nothing is discovered mid-flight. The same
@@ -50,6 +54,11 @@ type Plan struct {
 	Fix      FixOptions      `json:"fix,omitzero"`
 	Target   Target          `json:"target,omitzero"`
 	Validate ValidateOptions `json:"validate,omitzero"`
+	// What the stages of h2k disk are told.
+	MapPart   MapOptions    `json:"map,omitzero"`
+	CheckHow  CheckOptions  `json:"check,omitzero"`
+	DigestHow DigestOptions `json:"digest,omitzero"`
+	ServeAt   ServeOptions  `json:"serve,omitzero"`
 }
 
 // Has reports whether the plan runs stage s.
@@ -83,6 +92,7 @@ type Machine struct {
 // MachineNIC is a network interface that the target machine will have.
 type MachineNIC struct {
 	MAC     string `json:"mac,omitempty"`     // kept from the source; "" lets inspection find it
+	Was     string `json:"was,omitempty"`     // the address it had on the source, where MAC is a new one
 	Network string `json:"network,omitempty"` // libvirt network; "" is "default"
 }
 

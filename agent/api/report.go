@@ -27,6 +27,10 @@ type Report struct {
 	Target   *TargetReport `json:"target,omitempty"`
 	Verdicts []Verdict     `json:"verdicts,omitempty"`
 	Compare  *Comparison   `json:"compare,omitempty"`
+	Checks   []ImageCheck  `json:"checks,omitempty"`
+	Digests  *DigestList   `json:"digests,omitempty"`
+	Verified *DigestCheck  `json:"verified,omitempty"`
+	Served   *Served       `json:"served,omitempty"`
 	Warnings []string      `json:"warnings,omitempty"`
 	Outputs  []string      `json:"outputs,omitempty"` // reports written beside the result
 	// Accel is the accelerator the virtual machines of this run used and why.
@@ -43,15 +47,16 @@ type StageTime struct {
 
 // DiskReport is one disk, from source to output.
 type DiskReport struct {
-	Source    string `json:"source"`
-	Format    string `json:"format"`
-	Variant   string `json:"variant,omitempty"`
-	Size      int64  `json:"virtual_size"`
-	Allocated int64  `json:"allocated,omitempty"` // bytes of data extents
-	Info      any    `json:"info,omitempty"`      // formats.Info of each image of the chain, newest first
-	Output    string `json:"output,omitempty"`
-	Written   int64  `json:"written,omitempty"` // size of the output file
-	Digest    string `json:"digest,omitempty"`  // "sha256:…" of the guest-visible content, where asked for
+	Source    string    `json:"source"`
+	Format    string    `json:"format"`
+	Variant   string    `json:"variant,omitempty"`
+	Size      int64     `json:"virtual_size"`
+	Allocated int64     `json:"allocated,omitempty"` // bytes of data extents
+	Info      any       `json:"info,omitempty"`      // formats.Info of each image of the chain, newest first
+	Map       []Stretch `json:"map,omitempty"`
+	Output    string    `json:"output,omitempty"`
+	Written   int64     `json:"written,omitempty"` // size of the output file
+	Digest    string    `json:"digest,omitempty"`  // "sha256:…" of the guest-visible content, where asked for
 }
 
 // FixReport is one fix: why, what changed, what was left and why.

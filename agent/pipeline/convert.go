@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/job"
@@ -37,10 +38,20 @@ func (r *run) outputs() []string {
 	return out
 }
 
+// home is the target, or for a device a file of that name in the working
+// folder: no job and no report belongs into /dev.
+func (r *run) home() string {
+	path := r.plan.Target.Path
+	if strings.HasPrefix(path, "/dev/") {
+		return filepath.Base(path)
+	}
+	return path
+}
+
 // beside is the path of a file that goes with the output: NAME.xml, NAME.report.json.
 func (r *run) beside(suffix string) string {
 	if len(r.plan.Sources) == 1 {
-		return filepath.Join(filepath.Dir(r.plan.Target.Path), baseName(r.plan.Target.Path)+suffix)
+		return filepath.Join(filepath.Dir(r.home()), baseName(r.home())+suffix)
 	}
 	return filepath.Join(r.plan.Target.Path, r.plan.Name+suffix)
 }
@@ -119,6 +130,8 @@ func (r *run) convertOne(ctx context.Context, i int, out string) error {
 	if r.converted(i, out) {
 		return nil
 	}
+	// What an earlier run of this job wrote on a device is in nobody's way.
+	force := t.Force || slices.Contains(r.job.State.Begun, out) && isDevice(out)
 	r.job.State.Begun = append(r.job.State.Begun, out)
 	if err := r.job.SaveState(); err != nil {
 		return api.NewError(api.CodeJob, "record output", out, err)
@@ -127,7 +140,7 @@ func (r *run) convertOne(ctx context.Context, i int, out string) error {
 		return api.NewError(api.CodeOutput, "make folder for", out, err)
 	}
 	res, err := convert.Run(ctx, r.disk(i), out, convert.Options{
-		Format: t.Format, Variant: t.Variant, Compress: t.Compress, Force: t.Force,
+		Format: t.Format, Variant: t.Variant, Compress: t.Compress, Force: force,
 		Verify: t.Verify, Digest: t.Digest, Sources: r.sourceFiles(), Progress: r.progress(api.Convert, i),
 		Bandwidth: t.Bandwidth, Identity: r.identity(i), Checkpoint: r.job.Checkpoint(api.Convert, i), CheckpointEvery: r.cfg.CheckpointEvery,
 	})
@@ -136,6 +149,9 @@ func (r *run) convertOne(ctx context.Context, i int, out string) error {
 	}
 	d.Written, d.Allocated, d.Digest = res.Written, res.Allocated, digestName(res.Digest)
 	r.noticeResumed(api.Convert, i, res)
+	if isDevice(out) {
+		r.notice(api.Convert, "%s is a device, written in place: until now it held neither its old content nor all of the new", out)
+	}
 	r.notice(api.Convert, "%s written", out)
 	r.job.State.Converted = append(r.job.State.Converted, *d)
 	if err := r.job.SaveState(); err != nil {
@@ -168,6 +184,11 @@ func (r *run) converted(i int, out string) bool {
 // What FIX did to it is not in there: a job is done with that before it copies.
 func (r *run) identity(i int) string {
 	return fmt.Sprintf("disk %d of %q", i, r.job.State.Sources)
+}
+
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&os.ModeDevice != 0
 }
 
 func (r *run) noticeResumed(s api.Stage, i int, res convert.Result) {

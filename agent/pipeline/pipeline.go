@@ -71,7 +71,11 @@ type step struct {
 func steps() []step {
 	return []step{
 		{api.Info, (*run).info},
+		{api.Map, (*run).mapDisks},
+		{api.Structure, (*run).checkImages},
+		{api.Digest, (*run).digest},
 		{api.Compare, (*run).compare},
+		{api.Serve, (*run).export},
 		{api.Flatten, (*run).flatten},
 		{api.Inspect, (*run).inspect},
 		{api.Fix, (*run).fix},
@@ -95,6 +99,9 @@ func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 		return api.NewError(api.CodeUsage, "check plan", r.plan.Name, err)
 	}
 	if err := r.finishCommits(ctx); err != nil {
+		return err
+	}
+	if err := r.finishRepairs(); err != nil {
 		return err
 	}
 	if err := r.openSources(); err != nil {
@@ -211,7 +218,7 @@ func (r *run) openJob(dir string, events api.Sink) error {
 func (r *run) jobHome() string {
 	switch {
 	case r.plan.Has(api.Convert):
-		return r.plan.Target.Path
+		return r.home()
 	case r.plan.Fix.InPlace:
 		return r.plan.Sources[0].Path
 	}

@@ -41,7 +41,7 @@ func (r *run) domainConfig() (domain.Config, error) {
 			return cfg, api.NewError(api.CodeOutput, "find the folder of", out, err)
 		}
 		cfg.Disks = append(cfg.Disks, domain.Disk{
-			Path: path, Format: r.plan.Target.Format, Bus: "virtio", Sector: r.sources[i].SectorSize(),
+			Path: path, Format: r.plan.Target.Format, Bus: "virtio", Sector: r.sources[i].SectorSize(), Block: isDevice(out),
 		})
 	}
 	cfg.NICs = r.nics()

@@ -37,7 +37,7 @@ func (r *run) inspect(ctx context.Context) error {
 		Firmware: r.plan.Machine.Firmware, TargetBus: "virtio",
 	}
 	for _, n := range r.plan.Machine.NICs {
-		given.NICs = append(given.NICs, guest.NIC{MAC: n.MAC})
+		given.NICs = append(given.NICs, guest.NIC{MAC: n.MAC, Was: n.Was})
 	}
 	if err := r.checkHibernation(given); err != nil {
 		return err

@@ -174,10 +174,7 @@ func (c *Chain) readRun(p []byte, off int64) (int, error) {
 
 // Extent implements formats.Disk.
 func (c *Chain) Extent(offset, limit int64) (formats.Extent, error) {
-	if offset < 0 || offset >= c.Size() || limit <= 0 {
-		return formats.Extent{}, fmt.Errorf("extent of %s at %d, limit %d: outside of %d bytes", c.images[0].Path, offset, limit, c.Size())
-	}
-	e, _, err := c.find(offset, min(limit, c.Size()-offset))
+	e, _, err := c.Layer(offset, limit)
 	return e, err
 }
 
@@ -338,3 +335,15 @@ func orNone(s string) string {
 	}
 	return s
 }
+
+// Layer is Extent, and says which of Images has the run: the one whose data it
+// is, or that says that it is zero.
+func (c *Chain) Layer(offset, limit int64) (formats.Extent, int, error) {
+	if offset < 0 || offset >= c.Size() || limit <= 0 {
+		return formats.Extent{}, 0, fmt.Errorf("extent of %s at %d, limit %d: outside of %d bytes", c.images[0].Path, offset, limit, c.Size())
+	}
+	return c.find(offset, min(limit, c.Size()-offset))
+}
+
+// Layers are the images as their parsers give them, in the order of Images.
+func (c *Chain) Layers() []formats.Image { return slices.Clone(c.layers) }

@@ -2,9 +2,11 @@ package nbd
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -399,7 +401,10 @@ func (s *stuck) ReadAt(p []byte, off int64) (int, error) {
 
 // pki makes a folder with certificates as nbdkit, libnbd and QEMU name them,
 // for the server "localhost" and one client.
-func pki(t testing.TB) string {
+func pki(t testing.TB) string { return pkiWith(t, key) }
+
+// pkiWith is pki with keys of some kind.
+func pkiWith(t testing.TB, key func(testing.TB) crypto.Signer) string {
 	t.Helper()
 	dir := t.TempDir()
 	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, IsCA: true,
@@ -421,7 +426,16 @@ func pki(t testing.TB) string {
 	return dir
 }
 
-func key(t testing.TB) *ecdsa.PrivateKey {
+func rsaKey(t testing.TB) crypto.Signer {
+	t.Helper()
+	k, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func key(t testing.TB) crypto.Signer {
 	t.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -430,9 +444,9 @@ func key(t testing.TB) *ecdsa.PrivateKey {
 	return k
 }
 
-func sign(t testing.TB, c, by *x509.Certificate, k, byKey *ecdsa.PrivateKey) []byte {
+func sign(t testing.TB, c, by *x509.Certificate, k, byKey crypto.Signer) []byte {
 	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, c, by, &k.PublicKey, byKey)
+	der, err := x509.CreateCertificate(rand.Reader, c, by, k.Public(), byKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -489,6 +503,12 @@ func TestTLS(t *testing.T) {
 		tool(t, "nbdcopy", secureURI(socket, "d", dir), out)
 		if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, b) {
 			t.Errorf("%d bytes differ (%v)", len(got), err)
+		}
+	})
+	t.Run("nbdinfo, with RSA", func(t *testing.T) {
+		dir := pkiWith(t, rsaKey)
+		if got := tool(t, "nbdinfo", "--size", secureURI(serveTLS(t, dir, Export{Name: "d", Disk: holey(b)}), "d", dir)); got != "8388608\n" {
+			t.Errorf("nbdinfo: %s", got)
 		}
 	})
 	t.Run("in the clear", func(t *testing.T) {

@@ -3,6 +3,7 @@ package nbd
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,10 +28,11 @@ func (a Address) clientTLS() (*tls.Config, error) {
 	if a.Certificates == "" {
 		return cfg, nil
 	}
-	var err error
-	if cfg.RootCAs, err = readPool(a.file(caFile)); err != nil {
+	trusted, err := readCertificates(a.file(caFile))
+	if err != nil {
 		return nil, err
 	}
+	cfg.RootCAs = pool(trusted)
 	switch _, err := os.Stat(a.file(clientCertFile)); {
 	case errors.Is(err, fs.ErrNotExist):
 		return cfg, nil // the server may do without
@@ -57,22 +59,49 @@ func ServerTLS(cert, key, ca string) (*tls.Config, error) {
 	if ca == "" {
 		return cfg, nil
 	}
-	if cfg.ClientCAs, err = readPool(ca); err != nil {
+	trusted, err := readCertificates(ca)
+	if err != nil {
 		return nil, err
 	}
-	cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	cfg.ClientCAs, cfg.ClientAuth = pool(trusted), tls.RequireAndVerifyClientCert
+	for _, c := range trusted {
+		if c.PublicKeyAlgorithm == x509.RSA {
+			// GnuTLS (QEMU, libnbd, nbdkit) then shows no certificate at all in TLS
+			// 1.3: crypto/tls names RSA signatures of the old kind only in
+			// signature_algorithms_cert, which GnuTLS 3.7 does not look at.
+			cfg.MaxVersion = tls.VersionTLS12
+		}
+	}
 	return cfg, nil
 }
 
-// readPool reads the certificates that are trusted.
-func readPool(path string) (*x509.CertPool, error) {
+// readCertificates reads the certificates that are trusted.
+func readCertificates(path string) ([]*x509.Certificate, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read certificates to trust: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
+	var list []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("read certificates to trust: %s: %w", path, err)
+		}
+		list = append(list, c)
+	}
+	if len(list) == 0 {
 		return nil, fmt.Errorf("read certificates to trust: %s holds none in PEM form", path)
 	}
-	return pool, nil
+	return list, nil
+}
+
+func pool(list []*x509.Certificate) *x509.CertPool {
+	p := x509.NewCertPool()
+	for _, c := range list {
+		p.AddCert(c)
+	}
+	return p
 }

@@ -303,7 +303,7 @@ func exitOf(r *api.Report) int {
 	if r.Status == api.Unproven {
 		return exitUnproven
 	}
-	if r.Compare != nil && !r.Compare.Equal {
+	if r.Compare != nil && !r.Compare.Equal || r.Verified != nil && !r.Verified.Equal || !sound(r.Checks) {
 		return exitFailed
 	}
 	return exitDone

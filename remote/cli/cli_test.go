@@ -186,7 +186,7 @@ func TestUsageErrors(t *testing.T) {
 		"fix a":                                       "--dry-run or --in-place",
 		"fix a --dry-run --in-place":                  "--dry-run or --in-place",
 		"fix":                                         "give the disk image",
-		"disk":                                        "compare, convert, info",
+		"disk":                                        "check, compare, convert, digest, info, map, serve",
 		"disk inf a":                                  `nearest is "info"`,
 		"disk info":                                   "one disk image",
 		"disk compare a":                              "two disk images",

@@ -12,8 +12,9 @@ import (
 )
 
 func (a *app) diskCommand() *cobra.Command {
-	return group("disk", "Look at, convert and compare disk images; the guest is not touched",
-		a.diskInfoCommand(), a.diskConvertCommand(), a.diskCompareCommand())
+	return group("disk", "Look at, convert, compare, check and serve disk images; the guest is not touched",
+		a.diskInfoCommand(), a.diskMapCommand(), a.diskConvertCommand(), a.diskCompareCommand(),
+		a.diskCheckCommand(), a.diskDigestCommand(), a.diskServeCommand())
 }
 
 func (a *app) diskInfoCommand() *cobra.Command {

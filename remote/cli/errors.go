@@ -64,6 +64,7 @@ func advices() []advice {
 		{api.CodeGuestDamaged, exitRefused, "check the guest's file system on the source (fsck, xfs_repair), shut it down cleanly and export it again"},
 		{api.CodeFix, exitFailed, "nothing was written; --skip FIX leaves the named fix out"},
 		{api.CodeUndo, exitFailed, "nothing was written; files that changed since the repair are not taken back"},
+		{api.CodeBusy, exitRefused, "shut down the guest, or end the program that has the image open, and run the command again"},
 		{api.CodeNotBooted, exitUnproven, "look at the console text and the screenshot"},
 		{api.CodeJob, exitFailed, "if no other h2k works on this, remove the job folder and run the command anew"},
 	}

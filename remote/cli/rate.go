@@ -51,3 +51,24 @@ func lastByte(s string) byte {
 
 // Type names the value in help.
 func (*byteRate) Type() string { return "rate" }
+
+// byteSize is a flag in bytes, with the same units.
+type byteSize int64
+
+// String prints the largest unit that loses nothing.
+func (s *byteSize) String() string { return (*byteRate)(s).String() }
+
+// Set reads a number and its unit: 64M, 1.5G, 4096, 1GiB.
+func (s *byteSize) Set(text string) error {
+	if text == "0" {
+		*s = 0
+		return nil
+	}
+	if strings.ContainsRune(text, '/') || (*byteRate)(s).Set(text) != nil {
+		return fmt.Errorf("%q is no size: give bytes, as in 4096, 64M or 1.5G", text)
+	}
+	return nil
+}
+
+// Type names the value in help.
+func (*byteSize) Type() string { return "size" }

@@ -84,7 +84,7 @@ func clusters(ctx context.Context, name string, worker func() func([]byte) error
 	if err != nil {
 		return err
 	}
-	defer disk.Close()
+	defer disk.Close() //nolint:errcheck // opened for reading only
 	g, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
 	for range runtime.GOMAXPROCS(0) {
