@@ -35,3 +35,44 @@ func ReadRuns(p []byte, off int64, read func(p []byte, off int64) (int, error)) 
 	}
 	return done, nil
 }
+
+// ReadPlain is the ReadAt of a disk whose data always lies plain; name is for
+// messages.
+func ReadPlain(d Disk, name string, p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read %s at negative offset %d", name, off)
+	}
+	if off >= d.Size() {
+		return 0, io.EOF
+	}
+	var eof error
+	if int64(len(p)) > d.Size()-off {
+		p, eof = p[:d.Size()-off], io.EOF
+	}
+	n, err := ReadRuns(p, off, func(p []byte, off int64) (int, error) { return readPlain(d, name, p, off) })
+	if err != nil {
+		return n, err
+	}
+	return n, eof
+}
+
+// readPlain reads the first run of p.
+func readPlain(d Disk, name string, p []byte, off int64) (int, error) {
+	e, err := d.Extent(off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	p = p[:e.Length]
+	switch e.Kind {
+	case Zero:
+		clear(p)
+		return len(p), nil
+	case Absent:
+		return 0, fmt.Errorf("%s at guest offset %d: %w", name, off, ErrAbsent)
+	}
+	f := File{ReaderAt: e.Plain.File, Size: e.Plain.Offset + e.Length, Name: name}
+	if err := ReadFull(f, p, e.Plain.Offset); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

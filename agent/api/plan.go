@@ -9,6 +9,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -114,8 +115,8 @@ type FixOptions struct {
 // Target is where the result goes.
 type Target struct {
 	Path     string `json:"path,omitempty"`     // file for one disk, folder for several
-	Format   string `json:"format,omitempty"`   // "qcow2" (default), "raw", "vmdk"
-	Variant  string `json:"variant,omitempty"`  // vmdk: "monolithicSparse", "streamOptimized"
+	Format   string `json:"format,omitempty"`   // "qcow2" (default), "raw", "vmdk", "vhd", "vdi"
+	Variant  string `json:"variant,omitempty"`  // vmdk: "monolithicSparse", "streamOptimized"; vhd, vdi: "dynamic", "fixed"
 	Compress string `json:"compress,omitempty"` // "none" (default), "zlib", "zstd"
 	Force    bool   `json:"force,omitempty"`    // replace an output that exists
 	Verify   bool   `json:"verify,omitempty"`   // read the output back and compare
@@ -123,6 +124,16 @@ type Target struct {
 	// Bandwidth is how many bytes of a source are read in a second, at most; 0 is no limit.
 	Bandwidth int64 `json:"bandwidth,omitempty"`
 	Domain    bool  `json:"domain,omitempty"` // write NAME.xml and NAME.report.* beside it
+}
+
+// Home is the path that jobs and reports lie beside: that of the target, or for
+// a device a file of that name in the working folder, since nothing but devices
+// belongs into /dev.
+func (t Target) Home() string {
+	if strings.HasPrefix(t.Path, "/dev/") && !strings.HasPrefix(t.Path, "/dev/shm/") {
+		return path.Base(t.Path)
+	}
+	return t.Path
 }
 
 // ValidateOptions steer VALIDATE.

@@ -79,6 +79,14 @@ func (c *Config) devices() *libvirtxml.DomainDeviceList {
 	}
 }
 
+// driver is what QEMU calls a format.
+func driver(format string) string {
+	if format == "vhd" {
+		return "vpc"
+	}
+	return format
+}
+
 func (c *Config) disks() []libvirtxml.DomainDisk {
 	var out []libvirtxml.DomainDisk
 	used := make(map[string]int) // disks by prefix of their names
@@ -87,7 +95,7 @@ func (c *Config) disks() []libvirtxml.DomainDisk {
 		disk := libvirtxml.DomainDisk{
 			Device: "disk",
 			// What the guest discards is given back to the host.
-			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: d.Format, Discard: "unmap"},
+			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: driver(d.Format), Discard: "unmap"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
 			Target: &libvirtxml.DomainDiskTarget{Dev: prefix + letters(used[prefix]), Bus: d.Bus},
 		}

@@ -45,7 +45,7 @@ type Config struct {
 // Disk is one disk of the machine.
 type Disk struct {
 	Path   string // absolute
-	Format string // "qcow2" ("" is that), "raw", "vmdk"
+	Format string // "qcow2" ("" is that), "raw", "vmdk", "vhd", "vhdx", "vdi"
 	// Bus is "virtio" ("" is that), "scsi" (virtio-scsi), or "sata", which is
 	// "ide" on a pc machine.
 	Bus string

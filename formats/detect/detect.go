@@ -18,6 +18,8 @@ import (
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/qcow2"
 	"hyper2kvm/formats/raw"
+	"hyper2kvm/formats/vdi"
+	"hyper2kvm/formats/vhd"
 	"hyper2kvm/formats/vmdk"
 )
 
@@ -35,6 +37,8 @@ func Formats() []Format {
 	return []Format{
 		{"qcow2", openAs(qcow2.Open)},
 		{"vmdk", openAs(vmdk.Open)},
+		{"vdi", openAs(vdi.Open)},
+		{"vhd", openAs(vhd.Open)},
 		{"raw", openRaw},
 	}
 }

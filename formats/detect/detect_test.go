@@ -65,7 +65,6 @@ func TestRawOrNot(t *testing.T) {
 		{"empty", "disk.raw", nil, formats.ErrFormat},
 		{"one byte", "x", []byte{0}, formats.ErrFormat},
 		{"VHDX", "x.vhdx", at(1<<20, 0, "vhdxfile"), formats.ErrUnsupported},
-		{"fixed VHD", "x.vhd", append(at(1<<20, 510, "\x55\xaa"), at(512, 0, "conectix")...), formats.ErrUnsupported},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			img, err := detect.Open(memory(c.name, c.b), nil)
@@ -106,8 +105,9 @@ func TestRealImages(t *testing.T) {
 		{"raw", `truncate -s 8M "$1" && echo 2048, | sfdisk -q "$1"`},
 		{"raw", `truncate -s 8M "$1" && mkswap -q "$1"`},
 		{"VHDX", `qemu-img create -q -f vhdx "$1" 1M`},
-		{"VHD", `qemu-img create -q -f vpc "$1" 1M`},
-		{"VDI", `qemu-img create -q -f vdi "$1" 1M`},
+		{"vhd", `qemu-img create -q -f vpc "$1" 1M`},
+		{"vhd", `qemu-img create -q -f vpc -o subformat=fixed "$1" 1M`},
+		{"vdi", `qemu-img create -q -f vdi "$1" 1M`},
 	} {
 		path := filepath.Join(dir, "image")
 		os.Remove(path)

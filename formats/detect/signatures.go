@@ -11,10 +11,7 @@ type signature struct {
 // unread lists formats of disk images that are recognised but not read.
 func unread() []signature {
 	return []signature{
-		{name: "VHDX", bytes: "vhdxfile"},            // MS-VHDX 2.2.1
-		{name: "VHD", bytes: "conectix"},             // copy of the footer of a dynamic disk
-		{name: "VHD", bytes: "conectix", tail: true}, // fixed disk
-		{name: "VDI", offset: 0x40, bytes: "\x7f\x10\xda\xbe"},
+		{name: "VHDX", bytes: "vhdxfile"},                                  // MS-VHDX 2.2.1
 		{name: "seSparse VMDK", bytes: "\xbe\xba\xfe\xca\x00\x00\x00\x00"}, // 0xcafebabe, little-endian
 		{name: "QED", bytes: "QED\x00"},
 		{name: "Parallels", bytes: "WithoutFreeSpace"},

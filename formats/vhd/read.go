@@ -2,7 +2,6 @@ package vhd
 
 import (
 	"fmt"
-	"io"
 
 	"hyper2kvm/formats"
 )
@@ -12,39 +11,7 @@ func (img *Image) ReadAt(p []byte, off int64) (int, error) {
 	if img.fixed != nil {
 		return img.fixed.ReadAt(p, off)
 	}
-	if off < 0 {
-		return 0, fmt.Errorf("read %s at negative offset %d", img.file.Name, off)
-	}
-	if off >= img.size {
-		return 0, io.EOF
-	}
-	if int64(len(p)) > img.size-off {
-		n, err := formats.ReadRuns(p[:img.size-off], off, img.readRun)
-		if err == nil {
-			err = io.EOF
-		}
-		return n, err
-	}
-	return formats.ReadRuns(p, off, img.readRun)
-}
-
-func (img *Image) readRun(p []byte, off int64) (int, error) {
-	e, err := img.Extent(off, int64(len(p)))
-	if err != nil {
-		return 0, err
-	}
-	p = p[:e.Length]
-	switch e.Kind {
-	case formats.Zero:
-		clear(p)
-		return len(p), nil
-	case formats.Absent:
-		return 0, fmt.Errorf("%s at guest offset %d: %w", img.file.Name, off, formats.ErrAbsent)
-	}
-	if err := formats.ReadFull(img.file, p, e.Plain.Offset); err != nil {
-		return 0, err
-	}
-	return len(p), nil
+	return formats.ReadPlain(img, img.file.Name, p, off)
 }
 
 // Extent implements formats.Disk.

@@ -48,24 +48,7 @@ func written(t testing.TB, opt vhd.Options, data []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unit := int(w.Unit())
-	for off := 0; off < len(data); off += unit {
-		p := data[off:min(off+unit, len(data))]
-		if len(bytes.TrimLeft(p, "\x00")) == 0 {
-			continue
-		}
-		host, placed, err := w.Place(int64(off), int64(len(p)))
-		if err != nil || placed != int64(len(p)) {
-			t.Fatalf("placed %d of %d, %v", placed, len(p), err)
-		}
-		if _, err := out.WriteAt(p, host); err != nil {
-			t.Fatal(err)
-		}
-	}
-	size, err := w.Finish()
-	if err != nil || size != int64(len(out)) {
-		t.Fatalf("a file of %d bytes, %d were written, %v", size, len(out), err)
-	}
+	out.Write(t, w, data)
 	return out
 }
 
@@ -242,4 +225,39 @@ func FuzzOpen(f *testing.F) {
 			return nil
 		})
 	})
+}
+
+// What others have written, and where they are known to be odd.
+func TestSamples(t *testing.T) {
+	for _, c := range []struct {
+		name, variant string
+		size          int64
+		warns         string
+		err           error
+	}{
+		{"virtualpc-dynamic.vhd.bz2", "dynamic", 136363130880, "", nil}, // by its geometry, as its creator meant it
+		{"plaso-image.vhd.zst", "dynamic", 4 << 20, "checksum", nil},
+		{"ntfs-parent.vhd.zst", "dynamic", 4 << 20, "", nil},
+		{"ntfs-differential.vhd.zst", "differencing", 4 << 20, "", nil},
+		{"afl5.img.bz2", "", 0, "", formats.ErrCorrupt}, // a table of absurd size
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b, err := os.ReadFile(formatstest.Sample(t, "disks/"+c.name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			img, err := vhd.Open(memory(c.name, b), nil)
+			if !errors.Is(err, c.err) {
+				t.Fatalf("got %v, want %v", err, c.err)
+			}
+			if err != nil {
+				return
+			}
+			in := img.Info()
+			if all := strings.Join(in.Warnings, "; "); in.Variant != c.variant || in.Size != c.size || !strings.Contains(all, c.warns) || (c.warns == "") != (all == "") {
+				t.Errorf("%+v", in)
+			}
+			formatstest.Disk(t, img, nil)
+		})
+	}
 }

@@ -274,20 +274,31 @@ func (r *resolver) extentOpener(path string, n *node, opened *Opened) formats.Op
 func (r *resolver) openParent(claim formats.Claim) (formats.Image, error) {
 	child := r.chain.images[len(r.chain.images)-1]
 	n := &node{name: claim.Name}
+	if n.name == "" {
+		n.name = "id " + claim.ID
+	}
 	r.tree = append(r.tree, n)
 	img, err := r.parent(child, claim)
 	if err != nil {
 		n.err = err
-		return nil, fmt.Errorf("parent %q of %s: %w", claim.Name, child.Path, err)
+		return nil, fmt.Errorf("parent %q of %s: %w", n.name, child.Path, err)
 	}
 	return img, nil
+}
+
+// claimed opens the file that a claim means.
+func (r *resolver) claimed(path string, claim formats.Claim) (formats.File, error) {
+	if claim.Name == "" && claim.ID != "" && claim.Format != "" && r.within == nil {
+		return r.search(path, claim)
+	}
+	return r.open(path, claim.Name)
 }
 
 func (r *resolver) parent(child Opened, claim formats.Claim) (formats.Image, error) {
 	if len(r.chain.images) >= MaxDepth {
 		return nil, ErrDepth
 	}
-	f, err := r.open(child.Path, claim.Name)
+	f, err := r.claimed(child.Path, claim)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,8 @@ import (
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/qcow2"
 	"hyper2kvm/formats/raw"
+	"hyper2kvm/formats/vdi"
+	"hyper2kvm/formats/vhd"
 	"hyper2kvm/formats/vmdk"
 	"hyper2kvm/image/hostfile"
 )
@@ -64,6 +66,10 @@ func reopen(f *os.File, format string, size int64) (formats.Disk, error) {
 		return raw.New(file), nil
 	case "vmdk":
 		return vmdk.Open(h.Format(), nil)
+	case "vhd":
+		return vhd.Open(h.Format(), nil)
+	case "vdi":
+		return vdi.Open(h.Format(), nil)
 	}
 	return qcow2.Open(h.Format(), nil)
 }

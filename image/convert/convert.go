@@ -32,7 +32,7 @@ var (
 // Options choose what is written, and how.
 type Options struct {
 	Format      string   // "qcow2" ("" is that), "raw", "vmdk"
-	Variant     string   // vmdk: "monolithicSparse" ("" is that), "streamOptimized"
+	Variant     string   // vmdk: "monolithicSparse" ("" is that), "streamOptimized"; vhd, vdi: "dynamic" ("" is that), "fixed"
 	Compress    string   // qcow2: "none" ("" is that), "zlib", "zstd"
 	ClusterSize int64    // allocation unit in bytes; 0 is the format's usual one
 	Force       bool     // replace an output that exists

@@ -335,7 +335,7 @@ func TestCompare(t *testing.T) {
 func TestOptions(t *testing.T) {
 	m := formatstest.NewMemory(1 << 20).Ready()
 	for _, opt := range []Options{
-		{Format: "vdi"}, {Format: "raw", Compress: "zlib"}, {Format: "qcow2", Variant: "x"}, {Format: "vmdk", Compress: "zstd"},
+		{Format: "floppy"}, {Format: "vdi", Compress: "zlib"}, {Format: "vhd", Variant: "thick"}, {Format: "raw", Compress: "zlib"}, {Format: "qcow2", Variant: "x"}, {Format: "vmdk", Compress: "zstd"},
 		{Format: "vmdk", Variant: "floppy"}, {Compress: "lzma"}, {ClusterSize: 1000},
 	} {
 		dir := t.TempDir()

@@ -3,8 +3,12 @@ package convert
 import (
 	"fmt"
 	"io"
+	"strings"
 
+	"hyper2kvm/formats"
 	"hyper2kvm/formats/qcow2"
+	"hyper2kvm/formats/vdi"
+	"hyper2kvm/formats/vhd"
 	"hyper2kvm/formats/vmdk"
 )
 
@@ -58,10 +62,38 @@ func (o *Options) check() error {
 		if o.Compress != "none" && o.Variant != "streamOptimized" || o.Compress == "zstd" {
 			return bad("compression " + o.Compress)
 		}
+	case "vhd", "vdi":
+		if o.Compress != "none" || o.ClusterSize != 0 {
+			return bad("compression or block size")
+		}
 	default:
 		return fmt.Errorf("output format %q: %w", o.Format, ErrOptions)
 	}
 	return nil
+}
+
+// Like gives the options that write an image of the same kind anew. It is
+// ErrOptions for what is not written, and for what would not come along: parents,
+// other files, internal snapshots and bitmaps.
+func Like(info formats.Info) (Options, error) {
+	opt := Options{Format: info.Format, Variant: info.Variant}
+	switch info.Format {
+	case "qcow2":
+		opt.Variant = "" // always version 3
+		for _, f := range info.Fields {
+			if strings.HasPrefix(f.Name, "snapshot") || f.Name == "dirty bitmaps" || f.Name == "data file" {
+				return opt, fmt.Errorf("it holds more than one disk (%s %s): %w", f.Name, f.Value, ErrOptions)
+			}
+		}
+	case "vmdk":
+		if info.Variant != "monolithicSparse" && info.Variant != "streamOptimized" {
+			return opt, fmt.Errorf("VMDK of kind %s: %w", info.Variant, ErrOptions)
+		}
+	}
+	if info.Parent != nil {
+		return opt, fmt.Errorf("it stands on %s: %w", info.Parent.Name, ErrOptions)
+	}
+	return opt, opt.check()
 }
 
 // newTarget begins the image of opt in f.
@@ -73,6 +105,10 @@ func newTarget(f io.WriterAt, size int64, opt Options) (target, error) {
 		return rawTarget{size}, nil
 	case "vmdk":
 		t, err = vmdk.NewWriter(f, size, vmdk.Options{Variant: opt.Variant, GrainSize: opt.ClusterSize, Name: opt.name})
+	case "vhd":
+		t, err = vhd.NewWriter(f, size, vhd.Options{Variant: opt.Variant, Name: opt.name})
+	case "vdi":
+		t, err = vdi.NewWriter(f, size, vdi.Options{Variant: opt.Variant, Name: opt.name})
 	default:
 		t, err = qcow2.NewWriter(f, size, qcow2.Options{ClusterSize: opt.ClusterSize, Compression: opt.Compress})
 	}

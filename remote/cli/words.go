@@ -17,11 +17,11 @@ import (
 func words(flag string) []string {
 	switch flag {
 	case "source-format":
-		return []string{"raw", "vmdk", "qcow2"}
+		return []string{"raw", "vmdk", "qcow2", "vhd", "vdi"}
 	case "format":
-		return []string{"qcow2", "raw", "vmdk"}
+		return []string{"qcow2", "raw", "vmdk", "vhd", "vdi"}
 	case "variant":
-		return []string{"monolithicSparse", "streamOptimized"}
+		return append(variants("vmdk"), variants("vhd")...)
 	case "compress":
 		return []string{"none", "zlib", "zstd"}
 	case "devices":
@@ -34,6 +34,17 @@ func words(flag string) []string {
 		return []string{"virtio-blk", "virtio-scsi", "sata"}
 	case "profile":
 		return []string{"helper"}
+	}
+	return nil
+}
+
+// variants are those of a format, the default first.
+func variants(format string) []string {
+	switch format {
+	case "vmdk":
+		return []string{"monolithicSparse", "streamOptimized"}
+	case "vhd", "vdi":
+		return []string{"dynamic", "fixed"}
 	}
 	return nil
 }
@@ -88,8 +99,9 @@ func checkNumbers(p *api.Plan) error {
 	switch {
 	case t.Compress != "" && t.Compress != "none" && t.Format != "qcow2" && t.Format != "":
 		return usage("--compress %s: only qcow2 is compressed; streamOptimized VMDK always is", t.Compress)
-	case t.Variant != "" && t.Format != "vmdk":
-		return usage("--variant %s: only vmdk has variants", t.Variant)
+	case t.Variant != "" && !slices.Contains(variants(t.Format), t.Variant):
+		return usage("--variant %s: vmdk has %s; vhd and vdi have %s; no other format has variants", t.Variant,
+			strings.Join(variants("vmdk"), ", "), strings.Join(variants("vhd"), ", "))
 	case p.Validate.Timeout < 0:
 		return usage("--timeout %d: give a number of seconds", p.Validate.Timeout)
 	case t.Bandwidth < 0:

@@ -42,6 +42,10 @@ func sources() []source {
 		{name: "vmdk flat", format: "vmdk", flags: []string{"-o", "subformat=monolithicFlat"}},
 		{name: "vmdk 2gb sparse", format: "vmdk", flags: []string{"-o", "subformat=twoGbMaxExtentSparse"}},
 		{name: "vmdk 2gb flat", format: "vmdk", flags: []string{"-o", "subformat=twoGbMaxExtentFlat"}},
+		{name: "vhd", format: "vpc", flags: []string{"-o", "force_size=on"}},
+		{name: "vhd fixed", format: "vpc", flags: []string{"-o", "subformat=fixed,force_size=on"}},
+		{name: "vdi", format: "vdi"},
+		{name: "vdi fixed", format: "vdi", flags: []string{"-o", "static=on"}},
 	}
 }
 
@@ -64,6 +68,10 @@ func targets() []target {
 		{"qcow2 2M", convert.Options{Format: "qcow2", ClusterSize: 2 << 20}, "qcow2", true},
 		{"vmdk", convert.Options{Format: "vmdk"}, "vmdk", true},
 		{"vmdk stream", convert.Options{Format: "vmdk", Variant: "streamOptimized"}, "vmdk", true},
+		{"vhd", convert.Options{Format: "vhd"}, "vpc", false},
+		{"vhd fixed", convert.Options{Format: "vhd", Variant: "fixed"}, "vpc", false},
+		{"vdi", convert.Options{Format: "vdi"}, "vdi", true},
+		{"vdi fixed", convert.Options{Format: "vdi", Variant: "fixed"}, "vdi", true},
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+
+	"hyper2kvm/formats/guid"
 )
 
 // maxClusters bounds how far a root folder's chain is followed: 8 Ki entries.
@@ -196,7 +198,7 @@ func bitlocker(s *source) (Content, bool) {
 		return Content{Type: "BitLocker"}, true
 	case s.has(0, "\xeb\x58\x90-FVE-FS-"):
 		meta = le64(b[176:])
-	case s.has(0, "\xeb\x58\x90MSWIN4.1") && guid(b[424:440]) == "4967d63b-2e29-4ad8-8399-f6a339e3d001": // To Go
+	case s.has(0, "\xeb\x58\x90MSWIN4.1") && guid.String(b[424:440]) == "4967d63b-2e29-4ad8-8399-f6a339e3d001": // To Go
 		meta = le64(b[440:])
 	default:
 		return Content{}, false
@@ -206,7 +208,7 @@ func bitlocker(s *source) (Content, bool) {
 	if m == nil || !bytes.HasPrefix(m, []byte("-FVE-FS-")) {
 		return c, true
 	}
-	c.UUID, c.Version = guid(m[80:96]), fmt.Sprint(le16(m[10:]))
+	c.UUID, c.Version = guid.String(m[80:96]), fmt.Sprint(le16(m[10:]))
 	c.Label = bdeDescription(s, meta+112, min(le32(m[64:]), 64<<10)-48)
 	return c, true
 }

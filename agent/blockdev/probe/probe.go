@@ -122,12 +122,6 @@ func uuid(b []byte) string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
-// guid prints 16 bytes whose first three fields are little endian, as Microsoft
-// and the UEFI specification (appendix A) store them.
-func guid(b []byte) string {
-	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le32(b), le16(b[4:]), le16(b[6:]), b[8:10], b[10:16])
-}
-
 // text is a label: up to the first zero byte, blanks at the end cut off.
 func text(b []byte) string {
 	b, _, _ = bytes.Cut(b, []byte{0})

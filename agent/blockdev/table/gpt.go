@@ -11,6 +11,7 @@ import (
 	"unicode/utf16"
 
 	"hyper2kvm/fixes/guest"
+	"hyper2kvm/formats/guid"
 )
 
 // Limits of a GPT header: 92 bytes are defined (UEFI 2.10 table 5.5). 4096
@@ -81,7 +82,7 @@ func readHeader(r io.ReaderAt, at, sector, size int64) (*header, error) {
 	}
 	h := &header{
 		sector: sector, first: int64(le.Uint64(raw[40:])), last: int64(le.Uint64(raw[48:])),
-		diskGUID: guid(raw[56:]), entriesAt: int64(le.Uint64(raw[72:])),
+		diskGUID: guid.String(raw[56:]), entriesAt: int64(le.Uint64(raw[72:])),
 		count: int64(le.Uint32(raw[80:])), entrySz: int64(le.Uint32(raw[84:])),
 	}
 	if h.entrySz < 128 || h.entrySz > 4096 || h.count > maxEntries || h.count*h.entrySz > maxArray ||
@@ -117,17 +118,10 @@ func (t *Table) takeGPT(h *header, size int64) {
 		}
 		t.Partitions = append(t.Partitions, guest.Partition{
 			Number: int(i) + 1, Start: int64(first) * h.sector, Size: int64(last-first+1) * h.sector,
-			Type: guid(e), UUID: guid(e[16:]), Label: utf16Label(e[56:128]),
+			Type: guid.String(e), UUID: guid.String(e[16:]), Label: utf16Label(e[56:128]),
 			Bootable: le.Uint64(e[48:])&(1<<2) != 0, // legacy BIOS bootable
 		})
 	}
-}
-
-// guid prints a GUID as stored: the first three fields little endian (UEFI
-// 2.10 appendix A), lower case as blkid does.
-func guid(b []byte) string {
-	le := binary.LittleEndian
-	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(b), le.Uint16(b[4:]), le.Uint16(b[6:]), b[8:10], b[10:16])
 }
 
 func utf16Label(b []byte) string {
