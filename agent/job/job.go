@@ -71,6 +71,9 @@ type Job struct {
 // resume, the state of an unfinished run of the same plan is taken over;
 // without, anything found there from a dead run is thrown away.
 func Open(dir string, plan *api.Plan, resume bool) (*Job, error) {
+	if err := os.RemoveAll(ended(dir)); err != nil {
+		return nil, fmt.Errorf("remove ended job: %w", err)
+	}
 	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
 		return nil, fmt.Errorf("make job folder: %w", err)
 	}
@@ -230,13 +233,19 @@ func (j *Job) Sink(next api.Sink) api.Sink { return j.events.then(next) }
 func (j *Job) Close(remove bool) error {
 	err := j.events.close()
 	if remove {
-		err = errors.Join(err, os.RemoveAll(j.Dir))
+		err = errors.Join(err, os.Rename(j.Dir, ended(j.Dir)), os.RemoveAll(ended(j.Dir)))
 	}
 	j.unlock()
 	if err != nil {
 		return fmt.Errorf("close job %s: %w", j.Dir, err)
 	}
 	return nil
+}
+
+// ended is the name of a folder whose job is done, while it is removed: a kill
+// in the middle of that must not leave half a job to be taken for one.
+func ended(dir string) string {
+	return filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+"-ended")
 }
 
 // ReadPlan reads the plan of a job folder.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"hyper2kvm/agent/api"
@@ -52,10 +53,12 @@ func (r *run) commitOne(ctx context.Context, s api.Stage, i int, src *chain.Chai
 	if info.Format == "raw" {
 		return commitRaw(ctx, path, r.overlays[i])
 	}
-	_, err := convert.Run(ctx, r.overlays[i], path, convert.Options{
-		Format: info.Format, Variant: info.Variant, Force: true, Progress: r.progress(s, i),
-	})
+	opt, err := convert.Like(info)
 	if err != nil {
+		return api.NewError(api.CodeUnsupported, "change in place", path, fmt.Errorf("%w: convert it instead", err))
+	}
+	opt.Force, opt.Progress = true, r.progress(s, i)
+	if _, err := convert.Run(ctx, r.overlays[i], path, opt); err != nil {
 		return outputError("write anew", path, err)
 	}
 	return nil

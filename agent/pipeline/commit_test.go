@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"hyper2kvm/agent/api"
@@ -57,6 +59,70 @@ func killedCommit(t *testing.T) (path string, want []byte) {
 	return path, want
 }
 
+// Each kind of image that can be changed in place stays what it is; what holds
+// more than a disk is refused, as it was.
+func TestCommitKeepsTheKindOfImage(t *testing.T) {
+	for name, c := range map[string]struct {
+		args   string
+		refuse string
+	}{
+		"v3.qcow2":    {args: "-f qcow2"},
+		"v2.qcow2":    {args: "-f qcow2 -o compat=0.10"},
+		"vmdk.vmdk":   {args: "-f vmdk"},
+		"stream.vmdk": {args: "-f vmdk -o subformat=streamOptimized"},
+		"dynamic.vhd": {args: "-f vpc -o force_size=on"},
+		"fixed.vhd":   {args: "-f vpc -o force_size=on,subformat=fixed"},
+		"dynamic.vdi": {args: "-f vdi"},
+		"flat.vmdk":   {args: "-f vmdk -o subformat=monolithicFlat", refuse: "monolithicFlat"},
+		"snap.qcow2":  {args: "-f qcow2", refuse: "before"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), name)
+			qemuImg(t, append(append([]string{"create", "-q"}, strings.Fields(c.args)...), path, "8M")...)
+			if c.refuse == "before" {
+				qemuImg(t, "snapshot", "-c", "before", path)
+			}
+			src, err := chain.Open(path, chain.Policy{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer src.Close()
+			o, err := overlay.Create(path+".overlay", src)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer o.Close()
+			if _, err := o.WriteAt([]byte("repaired"), 4<<20); err != nil {
+				t.Fatal(err)
+			}
+			r := &run{plan: &api.Plan{Sources: []api.Source{{Path: path}}}, overlays: []*overlay.Overlay{o}, events: silent{}}
+			err = r.commitOne(t.Context(), api.Fix, 0, src)
+			if c.refuse != "" {
+				if e := api.AsError(err); err == nil || e.Code != api.CodeUnsupported || !strings.Contains(err.Error(), c.refuse) {
+					t.Errorf("got %v; want a refusal that names %q", err, c.refuse)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := chain.Open(path, chain.Policy{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer after.Close()
+			got := make([]byte, 8)
+			if _, err := after.ReadAt(got, 4<<20); err != nil || string(got) != "repaired" {
+				t.Errorf("%q, %v", got, err)
+			}
+			was, is := src.Images()[0].Info, after.Images()[0].Info
+			if is.Format != was.Format || is.Variant != was.Variant && was.Format != "qcow2" || is.Size != was.Size {
+				t.Errorf("it was %s %s of %d bytes, and is %s %s of %d", was.Format, was.Variant, was.Size, is.Format, is.Variant, is.Size)
+			}
+		})
+	}
+}
+
 func TestHalfRepairedSourceIsNotRead(t *testing.T) {
 	path, _ := killedCommit(t)
 	before, err := os.ReadFile(path)
@@ -84,5 +150,16 @@ func TestNextRepairFinishesTheKilledOne(t *testing.T) {
 	}
 	if _, err := os.Stat(path + JobSuffix); !errors.Is(err, os.ErrNotExist) {
 		t.Error("the finished job is left behind")
+	}
+}
+
+type silent struct{}
+
+func (silent) Emit(api.Event) {}
+
+func qemuImg(t *testing.T, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), "qemu-img", args...).CombinedOutput(); err != nil {
+		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 }

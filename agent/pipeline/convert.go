@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/job"
@@ -38,20 +37,10 @@ func (r *run) outputs() []string {
 	return out
 }
 
-// home is the target, or for a device a file of that name in the working
-// folder: no job and no report belongs into /dev.
-func (r *run) home() string {
-	path := r.plan.Target.Path
-	if strings.HasPrefix(path, "/dev/") {
-		return filepath.Base(path)
-	}
-	return path
-}
-
 // beside is the path of a file that goes with the output: NAME.xml, NAME.report.json.
 func (r *run) beside(suffix string) string {
 	if len(r.plan.Sources) == 1 {
-		return filepath.Join(filepath.Dir(r.home()), baseName(r.home())+suffix)
+		return filepath.Join(filepath.Dir(r.plan.Target.Home()), baseName(r.plan.Target.Home())+suffix)
 	}
 	return filepath.Join(r.plan.Target.Path, r.plan.Name+suffix)
 }

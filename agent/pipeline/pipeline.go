@@ -218,7 +218,7 @@ func (r *run) openJob(dir string, events api.Sink) error {
 func (r *run) jobHome() string {
 	switch {
 	case r.plan.Has(api.Convert):
-		return r.home()
+		return r.plan.Target.Home()
 	case r.plan.Fix.InPlace:
 		return r.plan.Sources[0].Path
 	}

@@ -24,20 +24,11 @@ const jobPlan = "plan.yaml"
 func Home(p *api.Plan) string {
 	switch {
 	case p.Has(api.Convert):
-		return besideDevice(p.Target.Path)
+		return p.Target.Home()
 	case p.Fix.InPlace && len(p.Sources) > 0:
 		return p.Sources[0].Path
 	}
 	return ""
-}
-
-// besideDevice is path but for a device: no job belongs into /dev, so its
-// folder is in the working folder.
-func besideDevice(path string) string {
-	if strings.HasPrefix(path, "/dev/") {
-		return filepath.Base(path)
-	}
-	return path
 }
 
 // OfJob finds the job folder that name means, the folder itself or the file
@@ -49,7 +40,7 @@ func OfJob(name string) (dir string, p *api.Plan, err error) {
 			return "", nil, err
 		}
 	}
-	for _, dir := range []string{name, besideDevice(name) + JobSuffix} {
+	for _, dir := range []string{name, api.Target{Path: name}.Home() + JobSuffix} {
 		p, err := Load(filepath.Join(dir, jobPlan), api.Plan{})
 		if err == nil {
 			return dir, p, nil

@@ -253,7 +253,9 @@ func TestInPlaceAndUndo(t *testing.T) {
 	raw := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
 	vmdk := filepath.Join(dir, "tiny.vmdk")
 	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", raw, vmdk)
-	for _, disk := range []string{raw, vmdk} {
+	qcow2 := filepath.Join(dir, "tiny.qcow2")
+	qemuImg(t, "convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
+	for _, disk := range []string{raw, vmdk, qcow2} {
 		before := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0))
 		if before == "" {
 			t.Fatal("there is nothing to repair")
@@ -267,7 +269,7 @@ func TestInPlaceAndUndo(t *testing.T) {
 			t.Errorf("%s: undo did not give the files back; a plan says\n%s\nand said before\n%s", disk, again, before)
 		}
 	}
-	nothingLeft(t, dir, "root.d", "root.ext4", "tiny.raw", "tiny.vmdk")
+	nothingLeft(t, dir, "root.d", "root.ext4", "tiny.raw", "tiny.vmdk", "tiny.qcow2")
 }
 
 func diffs(r result) string {
