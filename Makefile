@@ -69,8 +69,8 @@ demo: build appliance ## repair, convert and boot a small, real, broken guest
 	bin/h2k demo -o demo
 
 test: build appliance guests ## all tests, virtual machines included
-	@# One package at a time: without KVM a virtual machine takes both cores.
-	H2K_REQUIRE_VM=1 go test -p 1 -timeout 60m ./...
+	@# Two packages at a time: more would have virtual machines wait for each other.
+	H2K_REQUIRE_VM=1 go test -p 2 -timeout 60m ./...
 
 test-fast: ## tests that take no virtual machine
 	go test -short ./...

@@ -99,18 +99,54 @@ func (c *crash) run(t *testing.T, r *rand.Rand) (kills, resumed int) {
 			job = home
 			resumed++
 		}
+		if job == "" && kills > 0 && c.complete() {
+			c.afterEnd(t)
+			return kills, resumed
+		}
 		// What is done in one go, the verification, needs longer lives at last.
 		ended, msg := c.start(t, job, time.Duration(r.IntN(220+40*kills))*time.Millisecond)
 		c.whole(t)
 		if ended {
 			if msg != "" {
-				t.Fatalf("%s: after %d kills: %s", c.plan.Name, kills, msg)
+				t.Fatalf("%s: after %d kills, resumed %q: %s\n%s", c.plan.Name, kills, job, msg, listing(c.dirs, home))
 			}
 			c.end(t)
 			return kills, resumed
 		}
 		kills++
 	}
+}
+
+// listing is what lies in some folders, for a failure to be understood by.
+func listing(dirs []string, more ...string) string {
+	var b strings.Builder
+	for _, dir := range append(slices.Clone(dirs), more...) {
+		list, err := os.ReadDir(dir)
+		fmt.Fprintln(&b, dir, list, err)
+	}
+	return b.String()
+}
+
+// complete reports whether all outputs are there: then the last kill came
+// between the end of the run and that of its process.
+func (c *crash) complete() bool {
+	for name := range c.outputs {
+		if _, err := os.Stat(name); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// afterEnd runs the plan again after it was done: the outputs are not touched,
+// and what was still to be cleaned up is.
+func (c *crash) afterEnd(t *testing.T) {
+	t.Helper()
+	if _, msg := c.start(t, "", time.Hour); !strings.Contains(msg, "output exists") {
+		t.Errorf("%s: again after its end: %s", c.plan.Name, msg)
+	}
+	c.whole(t)
+	c.end(t)
 }
 
 // start runs the plan in a process that is killed after a while; ended says
