@@ -83,13 +83,8 @@ test-vendors: ## images of and for the tools of VMware and VirtualBox, fetched f
 FUZZ     ?= ./formats/... ./image/...
 FUZZTIME ?= 60s
 
-fuzz: ## fuzz the parsers of disk images, FUZZTIME=60s each
-	@for p in $$(go list $(FUZZ)); do \
-		for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do \
-			echo "$$p $$f"; \
-			go test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p || exit 1; \
-		done; \
-	done
+fuzz: ## fuzz the parsers of disk images, FUZZTIME=60s each; once for each version of a parser
+	tests/fuzz/run.sh $(dir $(H2K_CACHE))fuzz $(FUZZTIME) $(FUZZ)
 
 bench: build appliance guests deps-bench ## measure beside guestfish, virt-v2v and qemu-img
 	go run ./tests/bench/cmd/h2k-bench -o tests/bench/RESULTS.md
