@@ -175,6 +175,6 @@ func attach(name string, target, unit int, sector int64, block map[string]any) [
 	text, _ := json.Marshal(block)
 	return []string{
 		"-blockdev", string(text),
-		"-device", fmt.Sprintf("scsi-hd,bus=scsi0.0,channel=0,scsi-id=%d,lun=%d,drive=%s,serial=%s", target, unit, name, name) + qemu.Sectors(sector),
+		"-device", fmt.Sprintf("scsi-hd,bus=scsi0.0,channel=0,scsi-id=%d,lun=%d,drive=%s,serial=%s", target, unit, name, name) + qemu.DiskOptions(sector),
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/job"
 	"hyper2kvm/formats"
@@ -82,7 +84,7 @@ func outputError(action, path string, err error) error {
 		code = api.CodeOutputExists
 	case errors.Is(err, publish.ErrIsSource):
 		code = api.CodeOutputIsSource
-	case errors.Is(err, convert.ErrNoSpace):
+	case errors.Is(err, convert.ErrNoSpace), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
 		code = api.CodeNoSpace
 	case errors.Is(err, formats.ErrTruncated), errors.Is(err, formats.ErrCorrupt), errors.Is(err, formats.ErrUnsupported):
 		return sourceError(action, path, err)

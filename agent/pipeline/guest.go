@@ -27,7 +27,7 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 	// A disk that could not be read or written is why whatever came of it, and
 	// the guest only saw that something was wrong.
 	if e := served.stop(); e != nil {
-		return report, outputError("read", r.plan.Sources[0].Path, e)
+		return report, outputError("work on", r.plan.Sources[0].Path, e)
 	}
 	for _, d := range disks {
 		if e := d.Sync(); e != nil {

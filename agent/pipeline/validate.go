@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -173,7 +172,11 @@ func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Over
 		cfg.Disks = append(cfg.Disks, validate.Disk{Socket: socket, Sector: r.sources[i].SectorSize()})
 	}
 	v, err := validate.Boot(ctx, cfg)
-	return v, errors.Join(err, served.stop())
+	// A disk that failed under the guest says nothing about the guest.
+	if e := served.stop(); e != nil {
+		return v, outputError("boot on "+bus, r.plan.Sources[0].Path, e)
+	}
+	return v, err
 }
 
 func (r *run) bootConfig(bus, work string) validate.Config {

@@ -75,7 +75,7 @@ func (m *machine) disks(cfg Config) error {
 		if err := m.drive(d, node); err != nil {
 			return err
 		}
-		m.add("-device", fmt.Sprintf("%s,drive=%s,bootindex=%d", device(cfg.Bus, i), node, i)+qemu.Sectors(d.Sector))
+		m.add("-device", fmt.Sprintf("%s,drive=%s,bootindex=%d", device(cfg.Bus, i), node, i)+qemu.DiskOptions(d.Sector))
 	}
 	return nil
 }

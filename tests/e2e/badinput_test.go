@@ -96,6 +96,7 @@ func backedBy(parent string) func(*testing.T, string) string {
 }
 
 func TestBadInputIsRefused(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	for _, b := range badInputs() {
 		t.Run(b.name, func(t *testing.T) {
@@ -116,6 +117,7 @@ func TestBadInputIsRefused(t *testing.T) {
 }
 
 func TestUnreadableSource(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	if os.Geteuid() == 0 {
 		// root reads everything, so the binary runs as nobody.
@@ -167,6 +169,7 @@ func h2kAsNobody(t *testing.T, args ...string) result {
 }
 
 func TestOutputThatExistsIsKept(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	src := diskWithData(t, dir, "vmdk", "src.vmdk")
@@ -184,6 +187,7 @@ func TestOutputThatExistsIsKept(t *testing.T) {
 }
 
 func TestOutputOnSource(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	src := diskWithData(t, dir, "vmdk", "src.vmdk")
@@ -215,6 +219,7 @@ func small(t *testing.T, size string) string {
 }
 
 func TestNoSpaceBefore(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	src := diskWithData(t, t.TempDir(), "vmdk", "src.vmdk")
 	unchanged(t, src)
@@ -227,6 +232,7 @@ func TestNoSpaceBefore(t *testing.T) {
 }
 
 func TestUnknownGuestIsRefusedUnlessNoFix(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	src := diskWithData(t, dir, "vmdk", "src.vmdk")

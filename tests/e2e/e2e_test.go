@@ -61,6 +61,7 @@ func h2k(t *testing.T, args ...string) result {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(ctx, bin, args...)
+	cmd.Env = append(os.Environ(), ofTest(t))
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	start := time.Now()

@@ -11,6 +11,7 @@ import (
 // TestFileSystems repairs a guest on each file system that a root lies on,
 // beside ext4 (the other tests) and XFS on LVM (debian13-uefi).
 func TestFileSystems(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a file system takes root")

@@ -46,8 +46,10 @@ func TestGuestIsDeadBefore(t *testing.T) {
 }
 
 func TestGuestBootsAfterConvert(t *testing.T) {
+	t.Parallel()
 	for _, g := range broken {
 		t.Run(g.name, func(t *testing.T) {
+			t.Parallel()
 			src := guest(t, g.name)
 			unchanged(t, src)
 			dir := t.TempDir()
@@ -134,7 +136,7 @@ func secondRunChangesNothing(t *testing.T, out string) {
 // TestRegeneratedInitramfsBoots has the guest's own generator make the image,
 // inside the helper VM.
 func TestRegeneratedInitramfsBoots(t *testing.T) {
-	t.Parallel() // one processor's work
+	t.Parallel()
 	src := guest(t, "debian12-bios")
 	unchanged(t, src)
 	out := filepath.Join(t.TempDir(), "guest.qcow2")

@@ -10,33 +10,73 @@ import (
 	"time"
 )
 
-// killAfter starts h2k and kills it with SIGKILL after d; it reports whether
-// the run had ended by itself before.
-func killAfter(t *testing.T, d time.Duration, args ...string) (ended bool) {
+// killOnce starts h2k and kills it with SIGKILL once when says so; it reports
+// whether the run had ended by itself before.
+func killOnce(t *testing.T, when func() bool, args ...string) (ended bool) {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(root, "bin/h2k"), args...)
+	cmd.Env = append(os.Environ(), ofTest(t))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(done) }()
-	select {
-	case <-done:
-		return true
-	case <-time.After(d):
-		_ = cmd.Process.Kill()
-		<-done
-		return false
+	for !when() {
+		select {
+		case <-done:
+			return true
+		case <-time.After(time.Millisecond):
+		}
+	}
+	_ = cmd.Process.Kill()
+	<-done
+	return false
+}
+
+// killAfter kills h2k after d.
+func killAfter(t *testing.T, d time.Duration, args ...string) (ended bool) {
+	t.Helper()
+	end := time.Now().Add(d)
+	return killOnce(t, func() bool { return time.Now().After(end) }, args...)
+}
+
+// killWhen kills h2k as soon as the file holds the text; it fails the test where
+// the run ends before.
+func killWhen(t *testing.T, file, text string, args ...string) {
+	t.Helper()
+	says := func() bool {
+		data, err := os.ReadFile(file)
+		return err == nil && strings.Contains(string(data), text)
+	}
+	if killOnce(t, says, args...) {
+		t.Fatalf("the run ended before %s said %s", file, text)
 	}
 }
 
-// virtualMachines counts the QEMU processes that run with a file in dir or
-// one of our sockets.
+// virtualMachines lists the QEMU processes that this test's runs of h2k have
+// started: their environment names the test.
 func virtualMachines(t *testing.T) string {
 	t.Helper()
-	out, _ := exec.Command("pgrep", "-a", "-f", "qemu-system.*h2k").Output()
-	return strings.TrimSpace(string(out))
+	found, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, path := range found {
+		env, err := os.ReadFile(path)
+		if err != nil || !strings.Contains("\x00"+string(env), "\x00"+ofTest(t)+"\x00") {
+			continue // gone, somebody else's, or of another test
+		}
+		line, err := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
+		if err == nil && strings.Contains(string(line), "qemu-system") {
+			list = append(list, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return strings.Join(list, "\n")
 }
+
+// ofTest is a word of the environment of what a test starts.
+func ofTest(t *testing.T) string { return "H2K_TEST=" + t.Name() }
 
 func waitNoVM(t *testing.T) {
 	t.Helper()
@@ -50,6 +90,7 @@ func waitNoVM(t *testing.T) {
 }
 
 func TestKilledCopyIsResumedOrStartsClean(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	src := diskWithData(t, dir, "vmdk", "src.vmdk")
@@ -77,33 +118,10 @@ func TestKilledCopyIsResumedOrStartsClean(t *testing.T) {
 	nothingLeft(t, dir, "src.vmdk")
 }
 
-// killWhen starts h2k and kills it as soon as the file holds the text; it fails
-// the test where the run ends before.
-func killWhen(t *testing.T, file, text string, args ...string) {
-	t.Helper()
-	cmd := exec.Command(filepath.Join(root, "bin/h2k"), args...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { _ = cmd.Wait(); close(done) }()
-	for {
-		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), text) {
-			_ = cmd.Process.Kill()
-			<-done
-			return
-		}
-		select {
-		case <-done:
-			t.Fatalf("the run ended before %s said %s", file, text)
-		case <-time.After(time.Millisecond):
-		}
-	}
-}
-
 // TestKilledRepairInPlace kills a repair in place early, and while the image is
 // being written: an image that is half of each can neither be read nor stays.
 func TestKilledRepairInPlace(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	disk := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
@@ -129,20 +147,22 @@ func TestKilledRepairInPlace(t *testing.T) {
 }
 
 func TestKilledRepairIsResumed(t *testing.T) {
+	t.Parallel()
 	src := guest(t, "debian12-bios")
 	unchanged(t, src)
 	dir := t.TempDir()
 	out := filepath.Join(dir, "out.qcow2")
-	for _, wait := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 4 * time.Second, 7 * time.Second} {
+	if killOnce(t, func() bool { return virtualMachines(t) != "" }, "convert", src, "-o", out) {
+		t.Fatal("the run ended, and no virtual machine was seen")
+	}
+	waitNoVM(t)
+	for _, wait := range []time.Duration{2 * time.Second, 4 * time.Second, 7 * time.Second} {
 		if killAfter(t, wait, "convert", src, "-o", out) {
 			break
 		}
 		waitNoVM(t)
-		if _, err := os.Stat(out); err == nil {
-			t.Fatalf("killed after %v, and yet the output is there", wait)
-		}
 	}
-	if _, err := os.Stat(out); err != nil {
+	if _, err := os.Stat(out + ".h2k-job"); err == nil {
 		h2k(t, "resume", out).want(t, 0)
 	}
 	waitNoVM(t)

@@ -12,6 +12,7 @@ import (
 // bytes: the helper VM must see them as the guest did, the machine must be told,
 // and a format that cannot hold them is refused.
 func TestSectorsOf4096AreKept(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	if os.Geteuid() != 0 {
 		t.Skip("making a loop device takes root")

@@ -159,6 +159,7 @@ func refusedWith(t *testing.T, r result, out, code string) {
 }
 
 func TestTinyGuestIsRepaired(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	r, out := convertTiny(t, tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib)))
@@ -170,6 +171,7 @@ func TestTinyGuestIsRepaired(t *testing.T) {
 }
 
 func TestTwoRootsAreRefused(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	disk := tinyDisk(t, dir, ext4(t, dir, "a", tinyGuest(), 256*mib), ext4(t, dir, "b", tinyGuest(), 256*mib))
@@ -178,6 +180,7 @@ func TestTwoRootsAreRefused(t *testing.T) {
 }
 
 func TestEncryptedGuestIsRefused(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	luks := filepath.Join(dir, "luks")
@@ -203,6 +206,7 @@ func convertTinyNoFix(t *testing.T, disk string) {
 }
 
 func TestFullBootIsRefused(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	files, boot := tinyGuest(), tree{}
@@ -220,10 +224,28 @@ func TestFullBootIsRefused(t *testing.T) {
 	refusedWith(t, r, out, "H2K-GUEST-NO-SPACE")
 }
 
+// TestNoSpaceWhileRepairing fills the host's file system while the helper VM
+// writes, and while the result boots.
+func TestNoSpaceWhileRepairing(t *testing.T) {
+	t.Parallel()
+	requireVM(t)
+	dir := t.TempDir()
+	disk := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
+	unchanged(t, disk)
+	full := small(t, "300k")
+	out := filepath.Join(full, "x.qcow2")
+	r := h2k(t, "convert", disk, "-o", out, "--compress", "zlib", "--json").want(t, 1)
+	if r.report.Error == nil || r.report.Error.Code != "H2K-NO-SPACE" {
+		t.Errorf("error = %+v, want code H2K-NO-SPACE", r.report.Error)
+	}
+	nothingLeft(t, full)
+}
+
 // TestHostileLinks gives a guest whose configuration files are links that try
 // to leave it: into the helper VM's own files, round in circles, and to a
 // device.
 func TestHostileLinks(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	files := tinyGuest()
@@ -248,6 +270,7 @@ func TestHostileLinks(t *testing.T) {
 // TestInPlaceAndUndo repairs an image in place and takes it back: what a plan
 // would change is then, byte for byte, what it would have changed before.
 func TestInPlaceAndUndo(t *testing.T) {
+	t.Parallel()
 	requireVM(t)
 	dir := t.TempDir()
 	raw := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
