@@ -20,7 +20,17 @@ const (
 	Program = "usr/lib/hyper2kvm/h2k-canary"
 	unit    = "etc/systemd/system/h2k-canary.service"
 	wanted  = "etc/systemd/system/sysinit.target.wants/h2k-canary.service"
+	patient = "etc/systemd/system.conf.d/zz-h2k-canary.conf"
 )
+
+// patientText makes systemd wait longer than its 90 seconds: on an emulated
+// processor that others use, too, they are the work of a few, and a device that
+// is only late must not count as one that is missing. Before version 252
+// DefaultTimeoutStartSec= was for devices as well (systemd-system.conf(5)).
+const patientText = `[Manager]
+DefaultTimeoutStartSec=240
+DefaultDeviceTimeoutSec=240
+`
 
 // unitText starts the canary first of all: with no dependencies it also lives
 // through a fall into emergency.target, where it has something to tell. A
@@ -48,6 +58,7 @@ func Changes(bin []byte, facts *guest.Facts) ([]fixes.Change, error) {
 		fixes.WriteFile{Name: Program, Content: bin, Attr: attr(facts, 0o755, "bin_t")},
 		fixes.WriteFile{Name: unit, Content: []byte(unitText), Attr: attr(facts, 0o644, "systemd_unit_file_t")},
 		fixes.Symlink{Name: wanted, To: "/" + unit},
+		fixes.WriteFile{Name: patient, Content: []byte(patientText), Attr: attr(facts, 0o644, "etc_t")},
 	}, nil
 }
 

@@ -32,7 +32,8 @@ const (
 	loginGrace = 30 * time.Second
 	// idleLimit ends a boot in which nothing happens at all: nothing written,
 	// nothing read from disk, nothing new on the screen. systemd's own limit
-	// for a device is 90 s; dracut counts 360 turns of half a second and more.
+	// for a device is 90 s, 240 with the canary; dracut counts 360 turns of half
+	// a second and more.
 	idleLimit = 330 * time.Second
 	// maxResets is how often a guest may restart: some do once after a relabel
 	// or when their boot entries were made anew.

@@ -45,11 +45,10 @@ func TestGuestIsDeadBefore(t *testing.T) {
 	}
 }
 
+// Not beside others: two guests boot at once, and have their own patience.
 func TestGuestBootsAfterConvert(t *testing.T) {
-	t.Parallel()
 	for _, g := range broken {
 		t.Run(g.name, func(t *testing.T) {
-			t.Parallel()
 			src := guest(t, g.name)
 			unchanged(t, src)
 			dir := t.TempDir()

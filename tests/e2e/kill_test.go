@@ -103,7 +103,7 @@ func TestKilledCopyIsResumedOrStartsClean(t *testing.T) {
 			qemuImg(t, "compare", src, out) // whole, whenever it is there
 		} else if ended {
 			t.Fatal("the run ended without an output")
-		} else if _, err := os.Stat(out + ".h2k-job"); err == nil && i%2 == 0 {
+		} else if _, err := os.Stat(filepath.Join(out+".h2k-job", "plan.yaml")); err == nil && i%2 == 0 {
 			h2k(t, "resume", out).want(t, 0)
 			qemuImg(t, "compare", src, out)
 		} else {
@@ -162,7 +162,7 @@ func TestKilledRepairIsResumed(t *testing.T) {
 		}
 		waitNoVM(t)
 	}
-	if _, err := os.Stat(out + ".h2k-job"); err == nil {
+	if _, err := os.Stat(filepath.Join(out+".h2k-job", "plan.yaml")); err == nil {
 		h2k(t, "resume", out).want(t, 0)
 	}
 	waitNoVM(t)
