@@ -93,9 +93,7 @@ func (r *reader) hardware(m *Machine, section *element, boot string) error {
 			}
 			m.Memory = n
 		case typeEthernet:
-			m.NICs = append(m.NICs, NIC{
-				MAC: macAddress(i.get("Address")), Network: cut(i.get("Connection")), Model: cut(i.get("ResourceSubType")),
-			})
+			m.addNIC(i.get("Address"), NIC{Network: cut(i.get("Connection")), Model: cut(i.get("ResourceSubType"))})
 		case typeDisk, typeLogicalDisk:
 			if err := r.attach(m, i, controllers, boot); err != nil {
 				return err

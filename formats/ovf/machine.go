@@ -12,6 +12,7 @@ package ovf
 
 import (
 	"cmp"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -104,6 +105,15 @@ func macAddress(s string) string {
 		return ""
 	}
 	return mac.String()
+}
+
+// addNIC adds a card with the address as its source writes it. One that no card
+// can have is told of: the machine gets another in its place.
+func (m *Machine) addNIC(address string, n NIC) {
+	if n.MAC = macAddress(address); n.MAC == "" && strings.TrimSpace(address) != "" {
+		m.Warnings = append(m.Warnings, fmt.Sprintf("network card %d has the address %q, which no card can have: left out", len(m.NICs)+1, cut(address)))
+	}
+	m.NICs = append(m.NICs, n)
 }
 
 // firmware gives our word for a source's.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -142,7 +143,8 @@ func vmxDevice(name string) (d device, ok bool) {
 
 func (v vmx) disks(m *Machine) error {
 	first := v.bootDisk()
-	for key, file := range v {
+	for _, key := range slices.Sorted(maps.Keys(v)) {
+		file := v[key]
 		name, ok := strings.CutSuffix(key, ".filename")
 		if !ok || file == "" {
 			continue
@@ -153,6 +155,7 @@ func (v vmx) disks(m *Machine) error {
 		}
 		on := fmt.Sprintf("%s%d", place.bus, place.controller)
 		if !isTrue(v[name+".present"]) || v[on+".present"] != "" && !isTrue(v[on+".present"]) {
+			m.Warnings = append(m.Warnings, fmt.Sprintf("%s (%s) is switched off in the machine: left out", name, cut(file)))
 			continue
 		}
 		if len(m.Disks) >= maxDisks {
@@ -194,10 +197,10 @@ func (v vmx) nics(m *Machine) {
 		if !isTrue(v[on+"present"]) {
 			continue
 		}
-		mac := macAddress(v[on+"generatedaddress"])
-		if static := macAddress(v[on+"address"]); mac == "" || static != "" && strings.EqualFold(v[on+"addresstype"], "static") {
-			mac = static
+		address := v[on+"generatedaddress"]
+		if static := v[on+"address"]; address == "" || static != "" && strings.EqualFold(v[on+"addresstype"], "static") {
+			address = static
 		}
-		m.NICs = append(m.NICs, NIC{MAC: mac, Network: cut(v[on+"networkname"]), Model: cut(v[on+"virtualdev"])})
+		m.addNIC(address, NIC{Network: cut(v[on+"networkname"]), Model: cut(v[on+"virtualdev"])})
 	}
 }

@@ -1,6 +1,6 @@
 // Package bundle opens a machine as a hypervisor hands it over: an OVA, an OVF
-// descriptor with its files beside it, or a VMX file. It gives the machine, and
-// each of its disks as a chain, in their order.
+// descriptor with its files beside it, or a VMX file. It gives the machine as it
+// is described, and its disks as chains, by their number in that.
 //
 // Nothing is extracted: a disk in an archive is read where it lies. Only what is
 // compressed as a whole is unpacked, into a file that has no name.
@@ -27,8 +27,9 @@ import (
 var (
 	// ErrDescriptor says that the description of the machine cannot be used.
 	ErrDescriptor = errors.New("the description of the machine cannot be used")
-	// ErrSeveral says that there are several machines, and none was chosen.
-	ErrSeveral = errors.New("there are several machines in it")
+	// ErrWhich says that there are several machines, or other ones than the one
+	// that was asked for.
+	ErrWhich = errors.New("which machine is meant is not known")
 	// ErrMissing says that a file which the description names is not there.
 	ErrMissing = errors.New("a file of the package is missing")
 	// ErrDigest says that a file is not the one that the manifest lists.
@@ -49,9 +50,8 @@ type Policy struct {
 type Bundle struct {
 	Path string
 	Kind string // "ova", "ovf", "vmx"
-	// Machine is as described; its Disks are those of the bundle, in order.
+	// Machine is as described.
 	Machine ovf.Machine
-	Disks   []*chain.Chain
 	// Warnings are what could not be proven, in words for the user. Those of the
 	// machine are not among them.
 	Warnings []string
@@ -77,43 +77,73 @@ type folder interface {
 	host() []string
 }
 
-// Open opens a machine with all its disks. Its description is compared with the
-// manifest; the other files are by Verify, since that reads all of them.
-func Open(ctx context.Context, name string, pol Policy) (*Bundle, error) {
+// Open opens the description of a machine, which is compared with the manifest
+// where there is one. Disks are opened by OpenDisks.
+func Open(name string, pol Policy) (*Bundle, error) {
 	b := &Bundle{Path: name, policy: pol}
-	if err := b.open(ctx); err != nil {
+	if err := b.open(); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	return b, nil
 }
 
-// Close closes all files.
+// Close closes all files but those of disks that the host has as files of their
+// own: their chains do that. Disks must not be used afterwards.
 func (b *Bundle) Close() error {
 	var err error
-	for _, d := range b.Disks {
-		err = errors.Join(err, d.Close())
-	}
 	for _, t := range b.temps {
 		err = errors.Join(err, t.Close())
 	}
-	b.Disks, b.temps = nil, nil
+	b.temps = nil
 	if b.shut != nil {
 		err = errors.Join(err, b.shut())
 	}
 	return err
 }
 
-// Files lists the files of the host that the bundle is made of.
+// Files lists the files of the host that the description and the disks opened
+// so far are made of.
 func (b *Bundle) Files() []string {
-	out := b.folder.host()
-	for _, d := range b.Disks {
-		out = append(out, d.Files()...)
-	}
+	out := slices.Clone(b.folder.host())
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
-func (b *Bundle) open(ctx context.Context) error {
+// OpenDisks opens the disks of these numbers, from 1 in the order of
+// Machine.Disks. Their files are compared with the manifest by Verify, since
+// that reads all of them. The caller closes the chains, before the bundle.
+func (b *Bundle) OpenDisks(ctx context.Context, numbers ...int) ([]*chain.Chain, error) {
+	var out []*chain.Chain
+	for _, n := range numbers {
+		d := b.Machine.Disks[n-1]
+		c, err := b.openDisk(ctx, d)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("disk %d (%s): %w", n, d.ID, err), closeAll(out))
+		}
+		out = append(out, c)
+		if d.Capacity > 0 && c.Size() != d.Capacity {
+			b.warn("disk %d (%s) has %d bytes, its description says %d: the disk itself counts", n, d.ID, c.Size(), d.Capacity)
+		}
+	}
+	if err := b.checkListed(); err != nil {
+		return nil, errors.Join(err, closeAll(out))
+	}
+	return out, nil
+}
+
+func closeAll(chains []*chain.Chain) error {
+	var err error
+	for _, c := range chains {
+		err = errors.Join(err, c.Close())
+	}
+	return err
+}
+
+func (b *Bundle) warn(format string, args ...any) {
+	b.Warnings = append(b.Warnings, fmt.Sprintf(format, args...))
+}
+
+func (b *Bundle) open() error {
 	f, err := hostfile.Open(b.Path)
 	if err != nil {
 		return err
@@ -136,34 +166,42 @@ func (b *Bundle) open(ctx context.Context) error {
 	if err := b.choose(machines); err != nil {
 		return err
 	}
-	for _, d := range b.Machine.Disks {
-		c, err := b.openDisk(ctx, d)
-		if err != nil {
-			return fmt.Errorf("disk %s: %w", d.ID, err)
-		}
-		b.Disks = append(b.Disks, c)
-	}
-	return b.checkListed()
-}
-
-// choose takes the machine that the policy names, or the only one.
-func (b *Bundle) choose(machines []ovf.Machine) error {
-	var names []string
-	for _, m := range machines {
-		names = append(names, m.ID)
-	}
-	at := slices.IndexFunc(machines, func(m ovf.Machine) bool { return m.ID == b.policy.Machine || m.Name == b.policy.Machine })
-	switch {
-	case b.policy.Machine != "" && at < 0:
-		return fmt.Errorf("machine %q is not in it, but %q: %w", b.policy.Machine, names, ErrSeveral)
-	case b.policy.Machine == "" && len(machines) > 1:
-		return fmt.Errorf("%q: %w", names, ErrSeveral)
-	}
-	b.Machine = machines[max(at, 0)]
 	if len(b.Machine.Disks) == 0 {
 		return fmt.Errorf("machine %q has no disk: %w", b.Machine.ID, ErrDescriptor)
 	}
 	return nil
+}
+
+// choose takes the machine that the policy names, by its id or else by a name
+// that only one has, or the only machine.
+func (b *Bundle) choose(machines []ovf.Machine) error {
+	want := b.policy.Machine
+	if want == "" && len(machines) == 1 {
+		b.Machine = machines[0]
+		return nil
+	}
+	var ids []string
+	var named []ovf.Machine
+	for _, m := range machines {
+		if want != "" && m.ID == want {
+			b.Machine = m
+			return nil
+		}
+		if want != "" && m.Name == want {
+			named = append(named, m)
+		}
+		ids = append(ids, m.ID)
+	}
+	switch {
+	case len(named) == 1:
+		b.Machine = named[0]
+		return nil
+	case len(named) > 1:
+		return fmt.Errorf("%d are called %q; their ids are among %q: %w", len(named), want, ids, ErrWhich)
+	case want != "":
+		return fmt.Errorf("none is called %q; there are %q: %w", want, ids, ErrWhich)
+	}
+	return fmt.Errorf("there are %d machines, %q: %w", len(ids), ids, ErrWhich)
 }
 
 func (b *Bundle) openVMX(f *hostfile.File) ([]ovf.Machine, error) {

@@ -75,7 +75,7 @@ func (b *Bundle) blank(d ovf.Disk) (*chain.Chain, error) {
 	if d.Capacity <= 0 || d.Capacity > maxCapacity {
 		return nil, fmt.Errorf("no file, and a capacity of %d bytes: %w", d.Capacity, ErrDescriptor)
 	}
-	b.Warnings = append(b.Warnings, fmt.Sprintf("disk %q has no file: it is made new and empty", d.ID))
+	b.warn("disk %q has no file: it is made new and empty", d.ID)
 	return chain.Single(blank(d.Capacity), b.Path+"/"+d.ID, b.folder.host()), nil
 }
 
@@ -123,7 +123,7 @@ func (b *Bundle) file(ctx context.Context, want ovf.File, capacity int64) (forma
 		return f, missing(err)
 	}
 	if want.Size >= 0 && f.Size != want.Size && b.Kind != "vmx" {
-		b.Warnings = append(b.Warnings, fmt.Sprintf("%s has %d bytes, the descriptor says %d", f.Name, f.Size, want.Size))
+		b.warn("%s has %d bytes, the descriptor says %d", f.Name, f.Size, want.Size)
 	}
 	mark := make([]byte, 2)
 	if !zipped(want) || f.Size < 2 {
@@ -177,7 +177,7 @@ func copySparse(ctx context.Context, out io.WriterAt, in io.Reader, limit int64)
 		if err := ctx.Err(); err != nil {
 			return done, err
 		}
-		n, err := io.ReadFull(in, buf)
+		n, err := fill(in, buf)
 		if done+int64(n) > limit {
 			return done, fmt.Errorf("more than %d bytes: %w", limit, formats.ErrCorrupt)
 		}
@@ -188,12 +188,25 @@ func copySparse(ctx context.Context, out io.WriterAt, in io.Reader, limit int64)
 		}
 		done += int64(n)
 		switch {
-		case errors.Is(err, io.ErrUnexpectedEOF) && n < len(buf), errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF):
 			return done, nil
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return done, fmt.Errorf("%w: %w", err, formats.ErrTruncated)
 		case err != nil:
 			return done, fmt.Errorf("%w: %w", err, formats.ErrCorrupt)
 		}
 	}
+}
+
+// fill reads until p is full or in ends. io.ReadFull would do, but for what is
+// cut off: that ends in io.ErrUnexpectedEOF itself.
+func fill(in io.Reader, p []byte) (n int, err error) {
+	for n < len(p) && err == nil {
+		var m int
+		m, err = in.Read(p[n:])
+		n += m
+	}
+	return n, err
 }
 
 // pieces joins NAME.000000000, NAME.000000001 and so on (DSP0243 2.1.1, 7.1).

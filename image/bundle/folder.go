@@ -21,14 +21,16 @@ import (
 type directory struct {
 	dir    string
 	policy chain.Policy
-	self   *hostfile.File
 	files  map[string]*hostfile.File // by name
 	names  []string
+	others []string // files of the host that disks opened for themselves
 }
 
 func newDirectory(self *hostfile.File, pol Policy) *directory {
+	name := filepath.Base(self.Name())
 	return &directory{
-		dir: filepath.Dir(self.Name()), policy: chain.Policy{Outside: pol.Outside}, self: self, files: map[string]*hostfile.File{},
+		dir: filepath.Dir(self.Name()), policy: chain.Policy{Outside: pol.Outside},
+		files: map[string]*hostfile.File{name: self}, names: []string{name},
 	}
 }
 
@@ -47,6 +49,7 @@ func (d *directory) open(name string) (formats.File, error) {
 
 // note says that a chain of its own opened files of the folder.
 func (d *directory) note(files []string) {
+	d.others = append(d.others, files...)
 	for _, f := range files {
 		if rel, err := filepath.Rel(d.dir, f); err == nil && !slices.Contains(d.names, rel) {
 			d.names = append(d.names, rel)
@@ -57,7 +60,7 @@ func (d *directory) note(files []string) {
 func (d *directory) used() []string { return d.names }
 
 func (d *directory) host() []string {
-	out := []string{d.self.Name()}
+	out := slices.Clone(d.others)
 	for _, f := range d.files {
 		out = append(out, f.Name())
 	}
@@ -65,7 +68,7 @@ func (d *directory) host() []string {
 }
 
 func (d *directory) close() error {
-	err := d.self.Close()
+	var err error
 	for _, f := range d.files {
 		err = errors.Join(err, f.Close())
 	}
@@ -127,7 +130,7 @@ func (a *archive) descriptor() (string, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return "", fmt.Errorf("%s is a tar archive without an OVF descriptor: %w", a.file.Name(), formats.ErrFormat)
+		return "", fmt.Errorf("%s is an archive without an OVF descriptor: %w", a.file.Name(), ErrDescriptor)
 	case len(found) > 1 && found[0] != a.index.Members[0].Name:
 		return "", fmt.Errorf("%s has %d OVF descriptors: %w", a.file.Name(), len(found), ErrDescriptor)
 	}

@@ -7,10 +7,10 @@ import (
 	"hyper2kvm/image/hostfile"
 )
 
-// Is reports whether the file is one that Open opens: a tar archive whose first
-// member is an OVF descriptor or that is called .ova, or what is called .ovf or
-// .vmx. The text ones go by their names alone, since a raw disk's first bytes
-// are whatever its guest wrote there.
+// Is reports whether the file is one that Open opens: what is called .ova, .ovf
+// or .vmx, or a tar archive whose first member is an OVF descriptor. Other
+// archives, and texts, are none: a raw disk's first bytes are whatever its guest
+// wrote there.
 func Is(name string) bool {
 	f, err := hostfile.Open(name)
 	if err != nil {
@@ -32,12 +32,12 @@ func kindOf(f *hostfile.File) string {
 	}
 	ext := strings.ToLower(filepath.Ext(f.Name()))
 	switch {
-	case isTar(head) && (ext == ".ova" || ext == ".tar" || strings.HasSuffix(firstMember(head), ".ovf")):
+	case len(head) == 0:
+		return ""
+	case ext == ".ova", ext == ".ovf", ext == ".vmx":
+		return ext[1:]
+	case isTar(head) && strings.HasSuffix(firstMember(head), ".ovf"):
 		return "ova"
-	case ext == ".ovf" && len(head) > 0:
-		return "ovf"
-	case ext == ".vmx" && len(head) > 0:
-		return "vmx"
 	}
 	return ""
 }

@@ -20,7 +20,10 @@ import (
 func (b *Bundle) readManifest(manifest, certificate string) error {
 	text, err := b.readBeside(manifest)
 	if errors.Is(err, fs.ErrNotExist) {
-		b.Warnings = append(b.Warnings, "there is no manifest: whether the files are complete and unchanged cannot be known")
+		if _, err := b.readBeside(certificate); err == nil {
+			return fmt.Errorf("%s is there without the manifest that it signs: %w", certificate, ovf.ErrSignature)
+		}
+		b.warn("there is no manifest: whether the files are complete and unchanged cannot be known")
 		return nil
 	}
 	if err != nil {
@@ -68,7 +71,7 @@ func (b *Bundle) trust(c *ovf.Certificate) {
 	}
 	_, err := c.Chain[0].Verify(x509.VerifyOptions{Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
-		b.Warnings = append(b.Warnings, fmt.Sprintf("the manifest is signed by %q, whom this host does not trust: %v", c.Chain[0].Subject, err))
+		b.warn("the manifest is signed by %q, whom this host does not trust: %v", c.Chain[0].Subject, err)
 	}
 }
 
@@ -85,7 +88,7 @@ func (b *Bundle) checkListed() error {
 		if b.signed {
 			return fmt.Errorf("%q is not in the manifest that was signed: %w", name, ovf.ErrSignature)
 		}
-		b.Warnings = append(b.Warnings, fmt.Sprintf("%s is not in the manifest: whether it is complete and unchanged cannot be known", name))
+		b.warn("%s is not in the manifest: whether it is complete and unchanged cannot be known", name)
 	}
 	return nil
 }
@@ -129,6 +132,10 @@ func (b *Bundle) Verify(ctx context.Context, progress func(done, total int64)) e
 	}
 	return nil
 }
+
+// Signed reports whether the manifest has a signature, which was checked. Whose
+// it is, is another question, which warnings answer.
+func (b *Bundle) Signed() bool { return b.signed }
 
 // Listed says how many of the files in use the manifest has digests of.
 func (b *Bundle) Listed() int {
