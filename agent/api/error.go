@@ -26,6 +26,13 @@ const (
 	CodeSectorSize     Code = "H2K-SECTOR-SIZE"
 	CodeChain          Code = "H2K-CHAIN-BROKEN"
 	CodePolicy         Code = "H2K-POLICY"
+	CodeDescription    Code = "H2K-MACHINE-DESCRIPTION"  // an OVA, OVF or VMX file that cannot be used
+	CodeMachineFile    Code = "H2K-MACHINE-FILE-MISSING" // a file that it names
+	CodeWhichMachine   Code = "H2K-WHICH-MACHINE"
+	CodeWhichDisk      Code = "H2K-WHICH-DISK"
+	CodeDigest         Code = "H2K-MANIFEST-DIGEST"
+	CodeSignature      Code = "H2K-MANIFEST-SIGNATURE"
+	CodeInPlace        Code = "H2K-IN-PLACE"
 	CodeOutputExists   Code = "H2K-OUTPUT-EXISTS"
 	CodeOutputIsSource Code = "H2K-OUTPUT-IS-SOURCE"
 	CodeOutput         Code = "H2K-OUTPUT"
@@ -92,7 +99,8 @@ func (c Code) Status() Status {
 	case CodeInterrupted:
 		return Interrupted
 	case CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
-		CodePolicy, CodeBusy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource:
+		CodePolicy, CodeBusy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource,
+		CodeWhichMachine, CodeWhichDisk, CodeSignature, CodeInPlace:
 		return Refused
 	}
 	return Failed

@@ -66,12 +66,20 @@ type Plan struct {
 func (p *Plan) Has(s Stage) bool { return slices.Contains(p.Stages, s) }
 
 // Source is one disk to read. Path is a file, a block device, or the URI of an
-// NBD export.
+// NBD export. Where it is an OVA, OVF or VMX file, the source is each disk of the
+// machine that it describes; the agent puts those in its place before the run
+// begins, and what is known of the machine where the plan does not say otherwise.
 type Source struct {
 	Path   string `json:"path"`
 	Format string `json:"format,omitempty"` // "" detects it
 	// Outside lets the image name parents and extents in other folders.
 	Outside bool `json:"allow_outside,omitempty"`
+	// Machine chooses one of several that a file describes, by id or name.
+	Machine string `json:"machine,omitempty"`
+	// Disk chooses one of the machine's disks, from 1; 0 is all.
+	Disk int `json:"disk,omitempty"`
+	// Single wants the machine to have one disk, and refuses several.
+	Single bool `json:"single,omitempty"`
 }
 
 // Remote reports whether the source is an NBD export: nbd://, nbds://,
@@ -88,6 +96,10 @@ type Machine struct {
 	Memory   int64        `json:"memory,omitempty"`   // bytes; 0 takes 2 GiB
 	CPUs     int          `json:"cpus,omitempty"`     // 0 takes 2
 	NICs     []MachineNIC `json:"nics,omitempty"`
+	// SecureBoot is "on" or "off"; "" takes what the source's description says, else off.
+	SecureBoot string `json:"secure_boot,omitempty"`
+	// BootDisk is which of the sources the machine boots from, from 1; 0 is the first.
+	BootDisk int `json:"boot_disk,omitempty"`
 }
 
 // MachineNIC is a network interface that the target machine will have.
@@ -114,7 +126,8 @@ type FixOptions struct {
 
 // Target is where the result goes.
 type Target struct {
-	Path     string `json:"path,omitempty"`     // file for one disk, folder for several
+	Path     string `json:"path,omitempty"`     // file for one disk, folder for several or a described machine
+	Folder   bool   `json:"folder,omitempty"`   // Path is a folder, also for one disk
 	Format   string `json:"format,omitempty"`   // "qcow2" (default), "raw", "vmdk", "vhd", "vdi"
 	Variant  string `json:"variant,omitempty"`  // vmdk: "monolithicSparse", "streamOptimized"; vhd, vdi: "dynamic", "fixed"
 	Compress string `json:"compress,omitempty"` // "none" (default), "zlib", "zstd"
@@ -152,6 +165,11 @@ func (p *Plan) Check() error {
 	}
 	if len(p.Sources) == 0 {
 		return fmt.Errorf("plan %q: no source", p.Name)
+	}
+	for _, s := range p.Sources {
+		if s.Disk < 0 {
+			return fmt.Errorf("plan %q: disk %d of %s: disks are counted from 1", p.Name, s.Disk, s.Path)
+		}
 	}
 	last := -1
 	for _, s := range p.Stages {

@@ -16,23 +16,24 @@ const (
 
 // Report is the outcome of a run.
 type Report struct {
-	Version  int           `json:"version"`
-	Name     string        `json:"name"`
-	Status   Status        `json:"status"`
-	Error    *Error        `json:"error,omitempty"`
-	Stages   []StageTime   `json:"stages,omitempty"`
-	Disks    []DiskReport  `json:"disks,omitempty"`
-	Guest    *guest.Facts  `json:"guest,omitempty"`
-	Fixes    []FixReport   `json:"fixes,omitempty"`
-	Target   *TargetReport `json:"target,omitempty"`
-	Verdicts []Verdict     `json:"verdicts,omitempty"`
-	Compare  *Comparison   `json:"compare,omitempty"`
-	Checks   []ImageCheck  `json:"checks,omitempty"`
-	Digests  *DigestList   `json:"digests,omitempty"`
-	Verified *DigestCheck  `json:"verified,omitempty"`
-	Served   *Served       `json:"served,omitempty"`
-	Warnings []string      `json:"warnings,omitempty"`
-	Outputs  []string      `json:"outputs,omitempty"` // reports written beside the result
+	Version  int            `json:"version"`
+	Name     string         `json:"name"`
+	Status   Status         `json:"status"`
+	Error    *Error         `json:"error,omitempty"`
+	Stages   []StageTime    `json:"stages,omitempty"`
+	Disks    []DiskReport   `json:"disks,omitempty"`
+	Machine  *MachineReport `json:"machine,omitempty"`
+	Guest    *guest.Facts   `json:"guest,omitempty"`
+	Fixes    []FixReport    `json:"fixes,omitempty"`
+	Target   *TargetReport  `json:"target,omitempty"`
+	Verdicts []Verdict      `json:"verdicts,omitempty"`
+	Compare  *Comparison    `json:"compare,omitempty"`
+	Checks   []ImageCheck   `json:"checks,omitempty"`
+	Digests  *DigestList    `json:"digests,omitempty"`
+	Verified *DigestCheck   `json:"verified,omitempty"`
+	Served   *Served        `json:"served,omitempty"`
+	Warnings []string       `json:"warnings,omitempty"`
+	Outputs  []string       `json:"outputs,omitempty"` // reports written beside the result
 	// Accel is the accelerator the virtual machines of this run used and why.
 	Accel string `json:"accelerator,omitempty"`
 }
@@ -48,6 +49,7 @@ type StageTime struct {
 // DiskReport is one disk, from source to output.
 type DiskReport struct {
 	Source    string    `json:"source"`
+	Number    int       `json:"number,omitempty"` // of the disk in the source machine, where that is described
 	Format    string    `json:"format"`
 	Variant   string    `json:"variant,omitempty"`
 	Size      int64     `json:"virtual_size"`
@@ -70,11 +72,12 @@ type FixReport struct {
 
 // TargetReport is what the new machine looks like.
 type TargetReport struct {
-	Domain   string   `json:"domain,omitempty"` // path of the libvirt domain XML
-	Firmware string   `json:"firmware,omitempty"`
-	Machine  string   `json:"machine,omitempty"`
-	Bus      string   `json:"bus,omitempty"`
-	MACs     []string `json:"macs,omitempty"`
+	Domain     string   `json:"domain,omitempty"` // path of the libvirt domain XML
+	Firmware   string   `json:"firmware,omitempty"`
+	SecureBoot bool     `json:"secure_boot,omitempty"`
+	Machine    string   `json:"machine,omitempty"`
+	Bus        string   `json:"bus,omitempty"`
+	MACs       []string `json:"macs,omitempty"`
 }
 
 // VerdictState is the outcome of one boot.

@@ -97,7 +97,7 @@ func (c *Config) disks() []libvirtxml.DomainDisk {
 			// What the guest discards is given back to the host.
 			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: driver(d.Format), Discard: "unmap"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
-			Target: &libvirtxml.DomainDiskTarget{Dev: prefix + letters(used[prefix]), Bus: d.Bus},
+			Target: &libvirtxml.DomainDiskTarget{Dev: prefix + Letters(used[prefix]), Bus: d.Bus},
 		}
 		if d.Block {
 			disk.Source = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: d.Path}}

@@ -216,8 +216,8 @@ func busPrefix(bus string) string {
 	return ""
 }
 
-// letters is the name of disk i, from 0: a, b, …, z, aa, ab, …
-func letters(i int) string {
+// Letters is the name of disk i, from 0: a, b, …, z, aa, ab, …
+func Letters(i int) string {
 	s := ""
 	for i++; i > 0; i = (i - 1) / 26 {
 		s = string(rune('a'+(i-1)%26)) + s

@@ -142,8 +142,8 @@ func TestRefusals(t *testing.T) {
 
 func TestLetters(t *testing.T) {
 	for i, want := range map[int]string{0: "a", 25: "z", 26: "aa", 51: "az", 52: "ba", 701: "zz", 702: "aaa"} {
-		if got := letters(i); got != want {
-			t.Errorf("letters(%d) = %s, want %s", i, got, want)
+		if got := Letters(i); got != want {
+			t.Errorf("Letters(%d) = %s, want %s", i, got, want)
 		}
 	}
 }

@@ -26,7 +26,7 @@ func (r *run) checkImages(ctx context.Context) error {
 		}
 		checks, patches, err := checkChain(ctx, r.sources[i])
 		if err != nil {
-			return sourceError("check", r.plan.Sources[i].Path, err)
+			return sourceError("check", r.plan.Sources[i].Name(), err)
 		}
 		if r.plan.CheckHow.Repair && len(patches) > 0 {
 			if checks, err = r.mendImage(ctx, i, checks[0].Problems, patches); err != nil {

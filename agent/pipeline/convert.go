@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/domain"
 	"hyper2kvm/agent/job"
 	"hyper2kvm/formats"
 	"hyper2kvm/image/convert"
@@ -25,23 +26,27 @@ func extension(format string) string {
 	return format
 }
 
+// intoFolder reports whether the target is a folder: for several disks, and for
+// a described machine.
+func (r *run) intoFolder() bool { return r.plan.Target.Folder || len(r.plan.Sources) > 1 }
+
 // outputs are the paths of the plan's outputs: the target itself for one disk,
 // NAME-sda.qcow2 and so on in the target folder for several.
 func (r *run) outputs() []string {
 	t := r.plan.Target
-	if len(r.plan.Sources) == 1 {
+	if !r.intoFolder() {
 		return []string{t.Path}
 	}
 	var out []string
 	for i := range r.plan.Sources {
-		out = append(out, filepath.Join(t.Path, fmt.Sprintf("%s-sd%c.%s", r.plan.Name, 'a'+i, extension(t.Format))))
+		out = append(out, filepath.Join(t.Path, fmt.Sprintf("%s-sd%s.%s", r.plan.Name, domain.Letters(i), extension(t.Format))))
 	}
 	return out
 }
 
 // beside is the path of a file that goes with the output: NAME.xml, NAME.report.json.
 func (r *run) beside(suffix string) string {
-	if len(r.plan.Sources) == 1 {
+	if !r.intoFolder() {
 		return filepath.Join(filepath.Dir(r.plan.Target.Home()), baseName(r.plan.Target.Home())+suffix)
 	}
 	return filepath.Join(r.plan.Target.Path, r.plan.Name+suffix)
@@ -53,7 +58,11 @@ func (r *run) sourceFiles() []string {
 	for _, s := range r.sources {
 		files = append(files, s.Files()...)
 	}
-	return files
+	for _, d := range r.machines {
+		files = append(files, d.Files()...)
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // checkTarget refuses what must not be written before any work is done. A
@@ -64,6 +73,11 @@ func (r *run) checkTarget(jobDir string) error {
 	}
 	if err := r.checkSectors(); err != nil {
 		return err
+	}
+	if t := r.plan.Target.Path; r.intoFolder() {
+		if info, err := os.Stat(t); err == nil && !info.IsDir() {
+			return api.Errorf(api.CodeOutputExists, "write", t, "the output is a folder, and this is none")
+		}
 	}
 	begun := job.Begun(jobDir)
 	for _, out := range r.outputs() {
@@ -177,6 +191,11 @@ func (r *run) identity(i int) string {
 	return fmt.Sprintf("disk %d of %q", i, r.job.State.Sources)
 }
 
+func isFolder(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 func isDevice(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode()&os.ModeDevice != 0
@@ -184,7 +203,7 @@ func isDevice(path string) bool {
 
 func (r *run) noticeResumed(s api.Stage, i int, res convert.Result) {
 	if res.Resumed > 0 {
-		r.notice(s, "%s: went on at byte %d of %d, where an earlier run had got", r.plan.Sources[i].Path, res.Resumed, res.Size)
+		r.notice(s, "%s: went on at byte %d of %d, where an earlier run had got", r.plan.Sources[i].Name(), res.Resumed, res.Size)
 	}
 }
 

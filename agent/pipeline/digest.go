@@ -23,7 +23,7 @@ func (r *run) digest(ctx context.Context) error {
 	if len(r.sources) != 1 {
 		return api.Errorf(api.CodeUsage, "digest", r.plan.Name, "takes one disk")
 	}
-	o, path := r.plan.DigestHow, r.plan.Sources[0].Path
+	o, path := r.plan.DigestHow, r.plan.Sources[0].Name()
 	switch {
 	case o.Verify != "":
 		return r.verifyDigests(ctx, o, path)

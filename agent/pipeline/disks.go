@@ -15,10 +15,10 @@ func (r *run) fillDisks() {
 	if len(r.report.Disks) > 0 {
 		return
 	}
-	for _, src := range r.sources {
+	for i, src := range r.sources {
 		images := src.Images()
 		top := images[0].Info
-		d := api.DiskReport{Source: images[0].Path, Format: top.Format, Variant: top.Variant, Size: top.Size}
+		d := api.DiskReport{Source: images[0].Path, Number: r.plan.Sources[i].Disk, Format: top.Format, Variant: top.Variant, Size: top.Size}
 		r.report.Disks = append(r.report.Disks, d)
 	}
 }
@@ -64,7 +64,7 @@ func (r *run) compare(ctx context.Context) error {
 	a, b := r.sources[0], r.sources[1]
 	off, err := convert.Compare(ctx, a, b, r.progress(api.Compare, 0))
 	if err != nil && !errors.Is(err, convert.ErrDiffer) {
-		return sourceError("compare", r.plan.Sources[0].Path, err)
+		return sourceError("compare", r.plan.Sources[0].Name(), err)
 	}
 	c := &api.Comparison{Equal: err == nil, Offset: off}
 	switch {

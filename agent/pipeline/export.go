@@ -27,7 +27,7 @@ func (r *run) export(ctx context.Context) error {
 	}
 	r.fillDisks()
 	o := r.plan.ServeAt
-	e := nbd.Export{Name: o.Export, Description: filepath.Base(r.plan.Sources[0].Path), Disk: r.sources[0]}
+	e := nbd.Export{Name: o.Export, Description: filepath.Base(r.plan.Sources[0].Name()), Disk: r.sources[0]}
 	cfg, err := serverTLS(o)
 	if err != nil {
 		return err
@@ -54,7 +54,7 @@ func (r *run) export(ctx context.Context) error {
 		err = errors.Join(err, layer.Close())
 	}
 	if err != nil {
-		return api.NewError(sourceCode(err), "serve", r.plan.Sources[0].Path, err)
+		return api.NewError(sourceCode(err), "serve", r.plan.Sources[0].Name(), err)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func (r *run) flatten(ctx context.Context) error {
 			return outputError("flatten to", out, err)
 		}
 		r.noticeResumed(api.Flatten, i, res)
-		r.notice(api.Flatten, "%s and its parents joined: %d bytes", r.plan.Sources[i].Path, res.Written)
+		r.notice(api.Flatten, "%s and its parents joined: %d bytes", r.plan.Sources[i].Name(), res.Written)
 	}
 	return r.openFlat()
 }

@@ -27,7 +27,7 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 	// A disk that could not be read or written is why whatever came of it, and
 	// the guest only saw that something was wrong.
 	if e := served.stop(); e != nil {
-		return report, outputError("work on", r.plan.Sources[0].Path, e)
+		return report, outputError("work on", r.plan.Sources[0].Name(), e)
 	}
 	for _, d := range disks {
 		if e := d.Sync(); e != nil {
@@ -108,7 +108,7 @@ func (r *run) reopenOverlays() error {
 	for i, base := range r.bases() {
 		o, err := overlay.Open(r.job.Overlay("disk", i), base)
 		if err != nil {
-			return api.NewError(api.CodeJob, "open overlay for", r.plan.Sources[i].Path, err)
+			return api.NewError(api.CodeJob, "open overlay for", r.plan.Sources[i].Name(), err)
 		}
 		r.overlays = append(r.overlays, o)
 	}

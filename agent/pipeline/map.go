@@ -19,7 +19,7 @@ func (r *run) mapDisks(ctx context.Context) error {
 	for i, src := range r.sources {
 		list, err := mapOf(ctx, src, r.plan.MapPart)
 		if err != nil {
-			return sourceError("read the map of", r.plan.Sources[i].Path, err)
+			return sourceError("read the map of", r.plan.Sources[i].Name(), err)
 		}
 		r.report.Disks[i].Map = list
 	}

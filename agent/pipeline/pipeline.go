@@ -53,6 +53,7 @@ type run struct {
 	events api.Sink
 	report *api.Report
 
+	machines []*described // whose descriptions are among the plan's sources
 	sources  []*chain.Chain
 	flat     []*chain.Chain     // what FLATTEN wrote, by source; nil where it did not
 	overlays []*overlay.Overlay // one a source, nil until a stage needs them
@@ -65,9 +66,8 @@ type step struct {
 	run   func(*run, context.Context) error
 }
 
-// steps is the pipeline on a host. FETCH of local files needs no step, nor does
-// FLATTEN unless the plan names it: opening the sources joins their chains into
-// one disk each.
+// steps is the pipeline on a host. FLATTEN needs no step unless the plan names
+// it: opening the sources joins their chains into one disk each.
 func steps() []step {
 	return []step{
 		{api.Info, (*run).info},
@@ -76,6 +76,7 @@ func steps() []step {
 		{api.Digest, (*run).digest},
 		{api.Compare, (*run).compare},
 		{api.Serve, (*run).export},
+		{api.Fetch, (*run).fetch},
 		{api.Flatten, (*run).flatten},
 		{api.Inspect, (*run).inspect},
 		{api.Fix, (*run).fix},
@@ -104,10 +105,13 @@ func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 	if err := r.finishRepairs(); err != nil {
 		return err
 	}
-	if err := r.openSources(); err != nil {
+	defer r.closeSources()
+	if err := r.resolve(); err != nil {
 		return err
 	}
-	defer r.closeSources()
+	if err := r.openSources(ctx); err != nil {
+		return err
+	}
 	defer r.interruptible(ctx)()
 	if err := r.checkTarget(dir); err != nil {
 		return err
@@ -227,7 +231,7 @@ func (r *run) jobHome() string {
 
 // takeUp brings back what an earlier run of this job had finished.
 func (r *run) takeUp() error {
-	prints, err := fingerprints(r.sources)
+	prints, err := r.fingerprints()
 	if err != nil {
 		return api.NewError(api.CodeSourceRead, "look at source", r.plan.Sources[0].Path, err)
 	}
@@ -257,10 +261,11 @@ func (r *run) takeUp() error {
 }
 
 // closeJob removes the folder unless a resumed run could use it: after an
-// interruption or a failure that came when stages were already finished, when a
-// copy left a checkpoint, or while a source was being written.
+// interruption or a failure that came when stages were already finished that made
+// something, when a copy left a checkpoint, or while a source was being written.
 func (r *run) closeJob(err error) error {
-	keep := err != nil && (len(r.job.State.Finished) > 0 || r.job.State.Committing || r.job.Checkpointed())
+	useful := slices.ContainsFunc(r.job.State.Finished, func(s api.Stage) bool { return s != api.Fetch })
+	keep := err != nil && (useful || r.job.State.Committing || r.job.Checkpointed())
 	if e := r.job.Close(!keep); e != nil {
 		return api.NewError(api.CodeJob, "close job folder", r.job.Dir, e)
 	}

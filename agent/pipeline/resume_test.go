@@ -175,7 +175,7 @@ func TestMaterialize(t *testing.T) {
 	}
 	defer j.Close(true)
 	r := &run{plan: p, job: j, events: &stopper{}, report: &api.Report{}}
-	if err := r.openSources(); err != nil {
+	if err := r.openSources(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	defer r.closeSources()

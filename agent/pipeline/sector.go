@@ -12,7 +12,7 @@ func (r *run) checkSectors() error {
 	for i, s := range r.sources {
 		size := s.SectorSize()
 		if size != 512 && slices.Contains([]string{"vmdk", "vhd", "vdi"}, r.plan.Target.Format) {
-			return api.Errorf(api.CodeSectorSize, "convert", r.plan.Sources[i].Path,
+			return api.Errorf(api.CodeSectorSize, "convert", r.plan.Sources[i].Name(),
 				"its sectors have %d bytes, and a %s image can only have sectors of 512", size, r.plan.Target.Format)
 		}
 	}
@@ -25,6 +25,6 @@ func (r *run) warnOfSectors(i int) {
 	size := r.sources[i].SectorSize()
 	if size != 512 && !r.plan.Target.Domain && r.plan.Target.Format != "vhdx" {
 		r.warn(api.Convert, "%s has sectors of %d bytes, which %s does not record: attach the result with logical_block_size=%d",
-			r.plan.Sources[i].Path, size, r.plan.Target.Format, size)
+			r.plan.Sources[i].Name(), size, r.plan.Target.Format, size)
 	}
 }

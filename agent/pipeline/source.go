@@ -1,14 +1,20 @@
 package pipeline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/detect"
+	"hyper2kvm/formats/ovf"
+	"hyper2kvm/image/bundle"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/hostfile"
 	"hyper2kvm/image/nbd"
@@ -16,35 +22,60 @@ import (
 
 // openSources opens every source with its parents; nothing of it is ever
 // opened for writing here.
-func (r *run) openSources() error {
+func (r *run) openSources(ctx context.Context) error {
 	for _, s := range r.plan.Sources {
 		if s.Remote() && r.plan.Fix.InPlace {
 			return api.Errorf(api.CodeUnsupported, "change in place", s.Path, "an NBD export is only read")
 		}
-		c, err := chain.Open(s.Path, chain.Policy{Format: s.Format, Outside: s.Outside})
+		c, err := r.openSource(ctx, s)
 		if err != nil {
-			r.closeSources()
-			return sourceError("open source", s.Path, err)
+			return sourceError("open source", s.Name(), err)
 		}
 		r.sources = append(r.sources, c)
 		if c.Images()[0].Info.Format == "nbd" || r.plan.Has(api.Structure) {
 			continue // what a server has is not cut short: it knows its size; and a check says more
 		}
 		if err := checkWhole(c); err != nil {
-			r.closeSources()
-			return sourceError("read the map of", s.Path, err)
+			return sourceError("read the map of", s.Name(), err)
 		}
 		for _, image := range c.Images() {
 			r.report.Warnings = append(r.report.Warnings, image.Info.Warnings...)
 		}
 	}
+	for _, d := range r.machines {
+		for _, w := range slices.Concat(d.Machine.Warnings, d.Warnings) {
+			r.remark("%s", w)
+		}
+		if m := r.report.Machine; m != nil && d.HasManifest() {
+			m.Manifest = &api.ManifestReport{Listed: d.Listed(), Signed: d.Signed()}
+		}
+	}
 	return nil
+}
+
+// openSource opens a source, which resolve has made one disk.
+func (r *run) openSource(ctx context.Context, s api.Source) (*chain.Chain, error) {
+	if s.Disk == 0 {
+		return chain.Open(s.Path, chain.Policy{Format: s.Format, Outside: s.Outside})
+	}
+	d, err := r.describe(s)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := d.OpenDisks(ctx, s.Disk)
+	if err != nil {
+		return nil, err
+	}
+	return disks[0], nil
 }
 
 func (r *run) closeSources() {
 	closeAll(r.sources)
 	closeAll(r.flat)
-	r.sources, r.flat = nil, nil
+	for _, d := range r.machines {
+		_ = d.Close() // opened for reading only
+	}
+	r.sources, r.flat, r.machines = nil, nil, nil
 }
 
 // slack is how far data may seem to lie beyond the end of its file: the last
@@ -79,6 +110,12 @@ func sourceCode(err error) api.Code {
 		code api.Code
 	}{
 		{formats.ErrRefused, api.CodePolicy},
+		{bundle.ErrWhich, api.CodeWhichMachine},
+		{bundle.ErrDigest, api.CodeDigest},
+		{ovf.ErrSignature, api.CodeSignature},
+		{bundle.ErrMissing, api.CodeMachineFile},
+		{bundle.ErrDescriptor, api.CodeDescription},
+		{unix.ENOSPC, api.CodeNoSpace}, // of what is unpacked
 		{chain.ErrWrongParent, api.CodeChain},
 		{chain.ErrLoop, api.CodeChain},
 		{chain.ErrDepth, api.CodeChain},
@@ -116,19 +153,19 @@ func sourceError(action, path string, err error) error {
 
 // fingerprints say which files the sources are made of and when each changed
 // last: enough to see that a source is not the one of the interrupted run.
-func fingerprints(sources []*chain.Chain) ([]string, error) {
+func (r *run) fingerprints() ([]string, error) {
 	var out []string
-	for _, s := range sources {
+	for _, s := range r.sources {
 		if remote := s.Remote(); remote != "" {
 			out = append(out, remote)
 		}
-		for _, name := range s.Files() {
-			info, err := os.Stat(name)
-			if err != nil {
-				return nil, fmt.Errorf("look at %s: %w", name, err)
-			}
-			out = append(out, fmt.Sprintf("%s %d %d", name, info.Size(), info.ModTime().UnixNano()))
+	}
+	for _, name := range r.sourceFiles() {
+		info, err := os.Stat(name)
+		if err != nil {
+			return nil, fmt.Errorf("look at %s: %w", name, err)
 		}
+		out = append(out, fmt.Sprintf("%s %d %d", name, info.Size(), info.ModTime().UnixNano()))
 	}
 	return out, nil
 }

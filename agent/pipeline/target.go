@@ -27,7 +27,7 @@ func (r *run) writeDomain() error {
 		return outputError("write", path, err)
 	}
 	r.report.Target = &api.TargetReport{
-		Domain: path, Firmware: cfg.Firmware, Machine: cfg.Machine, Bus: cfg.Disks[0].Bus, MACs: r.macs(),
+		Domain: path, Firmware: cfg.Firmware, SecureBoot: cfg.SecureBoot, Machine: cfg.Machine, Bus: cfg.Disks[0].Bus, MACs: r.macs(),
 	}
 	return nil
 }
@@ -35,6 +35,9 @@ func (r *run) writeDomain() error {
 func (r *run) domainConfig() (domain.Config, error) {
 	m := r.plan.Machine
 	cfg := domain.Config{Name: r.plan.Name, Memory: m.Memory, CPUs: m.CPUs, Firmware: r.firmware(), Machine: "q35"}
+	if cfg.SecureBoot = m.SecureBoot == "on" && cfg.Firmware == "uefi"; m.SecureBoot == "on" && !cfg.SecureBoot {
+		r.warn(api.Convert, "the machine has no Secure Boot: its firmware is %s", cfg.Firmware)
+	}
 	for i, out := range r.outputs() {
 		path, err := filepath.Abs(out)
 		if err != nil {
@@ -44,6 +47,7 @@ func (r *run) domainConfig() (domain.Config, error) {
 			Path: path, Format: r.plan.Target.Format, Bus: "virtio", Sector: r.sources[i].SectorSize(), Block: isDevice(out),
 		})
 	}
+	cfg.Disks[r.bootDisk()].Boot = 1
 	cfg.NICs = r.nics()
 	return cfg, nil
 }
@@ -80,6 +84,14 @@ func (r *run) publishReport() error {
 	return nil
 }
 
+// bootDisk is which of the disks the machine boots from, from 0.
+func (r *run) bootDisk() int {
+	if n := r.plan.Machine.BootDisk; n > 0 && n <= len(r.plan.Sources) {
+		return n - 1
+	}
+	return 0
+}
+
 // nics are the target machine's NICs: those that the guest was found to have,
 // else those of the plan. One whose MAC address is not known gets a new one
 // from libvirt.
@@ -89,8 +101,11 @@ func (r *run) nics() []domain.NIC {
 	if r.report.Guest != nil {
 		for i, n := range r.report.Guest.NICs {
 			nic := domain.NIC{MAC: n.MAC}
-			if i < len(planned) {
+			switch {
+			case i < len(planned):
 				nic.Network = planned[i].Network
+			case len(planned) == 1 && planned[0].MAC == "":
+				nic.Network = planned[0].Network // it was said of the network alone
 			}
 			out = append(out, nic)
 		}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
@@ -24,11 +25,14 @@ const defaultBootTimeout = 10 * time.Minute
 // validate boots the result once per bus, each time on an overlay that is
 // thrown away. Only these overlays ever hold the canary.
 func (r *run) validate(ctx context.Context) error {
-	results, err := r.openResults()
-	if err != nil {
-		return err
+	results := r.sources
+	if r.plan.Has(api.Convert) {
+		var err error
+		if results, err = r.openOutputs(); err != nil {
+			return err
+		}
+		defer closeAll(results)
 	}
-	defer closeAll(results)
 	canaries, err := r.plantCanary(ctx, results)
 	defer discard(canaries)
 	if err != nil {
@@ -69,30 +73,32 @@ func (r *run) bootsAtATime() int {
 	if err != nil {
 		return 1
 	}
-	guest := r.plan.Machine.Memory
-	if guest == 0 {
-		guest = validate.DefaultMemory
+	return max(1, min(runtime.NumCPU(), int(memory/(r.bootMemory()+machineOverhead))))
+}
+
+// bootMemory is what a guest gets to boot with: what the machine has, but no
+// more than the host has to give. A boot needs little of a large machine's.
+func (r *run) bootMemory() int64 {
+	want := r.plan.Machine.Memory
+	if want <= validate.DefaultMemory {
+		return cmp.Or(want, validate.DefaultMemory)
 	}
-	return max(1, min(runtime.NumCPU(), int(memory/(guest+machineOverhead))))
+	free, err := host.AvailableMemory()
+	if err != nil {
+		return validate.DefaultMemory
+	}
+	return max(validate.DefaultMemory, min(want, free/2))
 }
 
 // machineOverhead is what QEMU takes beside the guest's memory: translated
 // code, firmware, screen.
 const machineOverhead = 512 << 20
 
-// openResults opens what is to be proven: the outputs, or, where the plan
-// converts nothing, the sources.
-func (r *run) openResults() ([]*chain.Chain, error) {
-	var paths []string
-	if r.plan.Has(api.Convert) {
-		paths = r.outputs()
-	} else {
-		for _, s := range r.plan.Sources {
-			paths = append(paths, s.Path)
-		}
-	}
+// openOutputs opens what was written, to be proven; a plan that converts nothing
+// proves its sources.
+func (r *run) openOutputs() ([]*chain.Chain, error) {
 	var results []*chain.Chain
-	for _, p := range paths {
+	for _, p := range r.outputs() {
 		c, err := chain.Open(p, chain.Policy{})
 		if err != nil {
 			closeAll(results)
@@ -182,7 +188,7 @@ func (r *run) boot(ctx context.Context, bus, work string, layers []*overlay.Over
 func (r *run) bootConfig(bus, work string) validate.Config {
 	cfg := validate.Config{
 		Bus: bus, WorkDir: work, Firmware: r.firmware(), NICs: r.macs(),
-		Memory: r.plan.Machine.Memory, CPUs: r.plan.Machine.CPUs,
+		Memory: r.bootMemory(), CPUs: min(r.plan.Machine.CPUs, max(2, runtime.NumCPU())), BootDisk: r.bootDisk(),
 		Timeout:  time.Duration(r.plan.Validate.Timeout) * time.Second,
 		Progress: func(line string) { r.notice(api.Validate, "%s: %s", bus, line) },
 	}

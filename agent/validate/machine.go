@@ -61,7 +61,7 @@ func newMachine(cfg Config) (*machine, error) {
 
 func (m *machine) add(args ...string) { m.args = append(m.args, args...) }
 
-// disks attaches the disks in order; the first is the one to boot from.
+// disks attaches the disks in order.
 func (m *machine) disks(cfg Config) error {
 	switch cfg.Bus {
 	case VirtioSCSI:
@@ -75,7 +75,11 @@ func (m *machine) disks(cfg Config) error {
 		if err := m.drive(d, node); err != nil {
 			return err
 		}
-		m.add("-device", fmt.Sprintf("%s,drive=%s,bootindex=%d", device(cfg.Bus, i), node, i)+qemu.DiskOptions(d.Sector))
+		index := i + 1
+		if i == cfg.BootDisk {
+			index = 0
+		}
+		m.add("-device", fmt.Sprintf("%s,drive=%s,bootindex=%d", device(cfg.Bus, i), node, index)+qemu.DiskOptions(d.Sector))
 	}
 	return nil
 }

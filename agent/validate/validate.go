@@ -54,6 +54,7 @@ type Disk struct {
 // Config says what to boot and how.
 type Config struct {
 	Disks    []Disk
+	BootDisk int      // which of Disks to boot from, from 0; the others follow in order
 	Firmware string   // BIOS (also "") or UEFI, the latter with no boot entries stored
 	Bus      string   // VirtioBlk (also ""), VirtioSCSI or SATA
 	NICs     []string // MAC addresses, "" for any; no entry is one interface. They reach nothing outside.

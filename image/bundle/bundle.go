@@ -139,8 +139,11 @@ func closeAll(chains []*chain.Chain) error {
 	return err
 }
 
+// warn says something once.
 func (b *Bundle) warn(format string, args ...any) {
-	b.Warnings = append(b.Warnings, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(b.Warnings, text) {
+		b.Warnings = append(b.Warnings, text)
+	}
 }
 
 func (b *Bundle) open() error {

@@ -137,6 +137,9 @@ func (b *Bundle) Verify(ctx context.Context, progress func(done, total int64)) e
 // it is, is another question, which warnings answer.
 func (b *Bundle) Signed() bool { return b.signed }
 
+// HasManifest reports whether there are digests to compare with.
+func (b *Bundle) HasManifest() bool { return b.manifest != nil }
+
 // Listed says how many of the files in use the manifest has digests of.
 func (b *Bundle) Listed() int {
 	n := 0
@@ -163,8 +166,10 @@ func check(ctx context.Context, f formats.File, digests []ovf.Digest, read func(
 			return err
 		}
 		n, err := in.Read(buf)
-		_, _ = out.Write(buf[:n]) // a hash takes all
-		read(int64(n))
+		if n > 0 {
+			_, _ = out.Write(buf[:n]) // a hash takes all
+			read(int64(n))
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		}

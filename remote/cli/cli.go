@@ -346,12 +346,12 @@ func (a *app) inCheckout() bool {
 }
 
 // newPlan is a plan for the given files; src says what holds for each.
-func newPlan(name string, files []string, src api.Source, stages ...api.Stage) *api.Plan {
-	p := &api.Plan{Version: api.Version, Name: name, Stages: stages}
+func newPlan(files []string, src api.Source, stages ...api.Stage) *api.Plan {
+	p := &api.Plan{Version: api.Version, Stages: stages}
 	for _, f := range files {
-		src.Path = f
-		p.Sources = append(p.Sources, src)
+		p.Sources = append(p.Sources, sourceOf(f, src))
 	}
+	p.Name = nameFor(p.Sources[0])
 	return p
 }
 

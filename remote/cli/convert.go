@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -30,9 +31,11 @@ func (a *app) convertCommand() *cobra.Command {
 		Use:   "convert SRC [SRC...] -o OUT",
 		Short: "Repair a guest and convert its disks for KVM",
 		Long: "convert reads the disks of a guest, repairs on an overlay what keeps it from booting on KVM,\n" +
-			"and writes the result. One disk gives the file OUT, several give files in the folder OUT.\n" +
-			"Beside it come NAME.xml for libvirt and NAME.report.json and .html.",
+			"and writes the result. One disk gives the file OUT; several, and a described machine, give files in\n" +
+			"the folder OUT. Beside it come NAME.xml for libvirt and NAME.report.json and .html.\n\n" +
+			machineHelp + "\nThe new machine is what the description says, where no flag and no plan says otherwise.",
 		Example: "  h2k convert web01.vmdk -o web01.qcow2 --validate\n" +
+			"  h2k convert web01.ova -o web01/\n" +
 			"  h2k convert sda.vmdk sdb.vmdk -o web01/ --mac 00:50:56:12:34:56",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, err := o.build(cmd.Flags(), args)
@@ -62,6 +65,7 @@ func sourceFlags(cmd *cobra.Command, s *api.Source) {
 	choice(cmd, &s.Format, "source-format", "", "format of the sources (default: what the bytes say)")
 	cmd.Flags().BoolVar(&s.Outside, "allow-outside", false,
 		"let images name parents and extents in other folders; devices and URLs never")
+	cmd.Flags().StringVar(&s.Machine, "machine", "", "`name` or id of the machine, where an OVF file describes several")
 }
 
 // targetFlags are the flags of what is written.
@@ -114,10 +118,11 @@ func (n nicFlags) apply(m *api.Machine) {
 
 func machineFlags(cmd *cobra.Command, m *api.Machine, n *nicFlags) {
 	f := cmd.Flags()
-	choice(cmd, &m.Firmware, "firmware", "", "firmware of the new machine (default: what the guest has)")
-	f.Var((*mebibytes)(&m.Memory), "memory", "memory of the new machine in `MiB` (default 2048)")
-	f.IntVar(&m.CPUs, "cpus", 0, "number of CPUs of the new machine (default 2)")
-	f.StringSliceVar(&n.macs, "mac", nil, "`MAC` address of each NIC, in the source's order (default: what the guest's configuration says)")
+	choice(cmd, &m.Firmware, "firmware", "", "firmware of the new machine (default: what a description says or the guest has)")
+	choice(cmd, &m.SecureBoot, "secure-boot", "", "Secure Boot of the new machine (default: what a description says, else off)")
+	f.Var((*mebibytes)(&m.Memory), "memory", "memory of the new machine in `MiB` (default: what a description says, else 2048)")
+	f.IntVar(&m.CPUs, "cpus", 0, "number of CPUs of the new machine (default: what a description says, else 2)")
+	f.StringSliceVar(&n.macs, "mac", nil, "`MAC` address of each NIC, in the source's order (default: what a description or the guest's configuration says)")
 	f.StringVar(&n.network, "network", "", "libvirt `network` of the NICs (default \"default\")")
 }
 
@@ -138,18 +143,18 @@ func (o *convertOptions) build(set *pflag.FlagSet, args []string) (*api.Plan, er
 		p.Sources = nil
 	}
 	for _, src := range args {
-		p.Sources = append(p.Sources, api.Source{Path: src, Format: o.source.Format})
+		p.Sources = append(p.Sources, sourceOf(src, o.source))
 	}
 	if len(p.Sources) == 0 {
 		return nil, usage("give the disk image to convert")
 	}
-	if o.source.Outside {
-		for i := range p.Sources {
-			p.Sources[i].Outside = true
-		}
+	for i := range p.Sources {
+		s := &p.Sources[i]
+		s.Outside = s.Outside || o.source.Outside
+		s.Machine = cmp.Or(o.source.Machine, s.Machine)
 	}
 	if p.Name == "" {
-		p.Name = nameOf(p.Sources[0].Path)
+		p.Name = nameFor(p.Sources[0])
 	}
 	o.nics.apply(&p.Machine)
 	p.Stages = o.stages(p)
@@ -208,25 +213,26 @@ func (o *convertOptions) stages(p *api.Plan) []api.Stage {
 // override puts the flags that the user gave over what the plan file says.
 func override(p, flags *api.Plan, set *pflag.FlagSet) {
 	for name, apply := range map[string]func(){
-		"output":    func() { p.Target.Path = flags.Target.Path },
-		"format":    func() { p.Target.Format = flags.Target.Format },
-		"variant":   func() { p.Target.Variant = flags.Target.Variant },
-		"compress":  func() { p.Target.Compress = flags.Target.Compress },
-		"force":     func() { p.Target.Force = flags.Target.Force },
-		"verify":    func() { p.Target.Verify = flags.Target.Verify },
-		"digest":    func() { p.Target.Digest = flags.Target.Digest },
-		"bandwidth": func() { p.Target.Bandwidth = flags.Target.Bandwidth },
-		"devices":   func() { p.Fix.Devices = flags.Fix.Devices },
-		"initramfs": func() { p.Fix.Initramfs = flags.Fix.Initramfs },
-		"fix":       func() { p.Fix.Only = flags.Fix.Only },
-		"skip":      func() { p.Fix.Skip = flags.Fix.Skip },
-		"root":      func() { p.Fix.Root = flags.Fix.Root },
-		"dry-run":   func() { p.Fix.DryRun = flags.Fix.DryRun },
-		"firmware":  func() { p.Machine.Firmware = flags.Machine.Firmware },
-		"memory":    func() { p.Machine.Memory = flags.Machine.Memory },
-		"cpus":      func() { p.Machine.CPUs = flags.Machine.CPUs },
-		"bus":       func() { p.Validate.Buses = flags.Validate.Buses },
-		"timeout":   func() { p.Validate.Timeout = flags.Validate.Timeout },
+		"output":      func() { p.Target.Path = flags.Target.Path },
+		"format":      func() { p.Target.Format = flags.Target.Format },
+		"variant":     func() { p.Target.Variant = flags.Target.Variant },
+		"compress":    func() { p.Target.Compress = flags.Target.Compress },
+		"force":       func() { p.Target.Force = flags.Target.Force },
+		"verify":      func() { p.Target.Verify = flags.Target.Verify },
+		"digest":      func() { p.Target.Digest = flags.Target.Digest },
+		"bandwidth":   func() { p.Target.Bandwidth = flags.Target.Bandwidth },
+		"devices":     func() { p.Fix.Devices = flags.Fix.Devices },
+		"initramfs":   func() { p.Fix.Initramfs = flags.Fix.Initramfs },
+		"fix":         func() { p.Fix.Only = flags.Fix.Only },
+		"skip":        func() { p.Fix.Skip = flags.Fix.Skip },
+		"root":        func() { p.Fix.Root = flags.Fix.Root },
+		"dry-run":     func() { p.Fix.DryRun = flags.Fix.DryRun },
+		"firmware":    func() { p.Machine.Firmware = flags.Machine.Firmware },
+		"secure-boot": func() { p.Machine.SecureBoot = flags.Machine.SecureBoot },
+		"memory":      func() { p.Machine.Memory = flags.Machine.Memory },
+		"cpus":        func() { p.Machine.CPUs = flags.Machine.CPUs },
+		"bus":         func() { p.Validate.Buses = flags.Validate.Buses },
+		"timeout":     func() { p.Validate.Timeout = flags.Validate.Timeout },
 	} {
 		if set.Changed(name) {
 			apply()

@@ -42,7 +42,8 @@ func (a *app) demoCommand() *cobra.Command {
 			if err := os.MkdirAll(d.out, 0o755); err != nil {
 				return api.NewError(api.CodeOutput, "make folder", d.out, err)
 			}
-			p := newPlan("demo", []string{guest}, api.Source{}, api.Inspect, api.Fix, api.Convert, api.Validate)
+			p := newPlan([]string{guest}, api.Source{}, api.Inspect, api.Fix, api.Convert, api.Validate)
+			p.Name = "demo"
 			p.Target = api.Target{Path: filepath.Join(d.out, "guest.qcow2"), Format: "qcow2", Force: true, Domain: true}
 			return a.run(cmd.Context(), p, "", a.convertView())
 		},

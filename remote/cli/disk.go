@@ -20,11 +20,13 @@ func (a *app) diskCommand() *cobra.Command {
 func (a *app) diskInfoCommand() *cobra.Command {
 	var src api.Source
 	cmd := &cobra.Command{
-		Use:   "info IMAGE",
-		Short: "Show what an image and its parents say of themselves",
-		Args:  exactly(1, "one disk image"),
+		Use:     "info IMAGE",
+		Short:   "Show what an image and its parents say of themselves",
+		Long:    "info shows every field of an image and of its parents. " + machineHelp,
+		Example: "  h2k disk info web01.vmdk\n  h2k disk info web01.ova",
+		Args:    exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Info)
+			p := newPlan(args, src, api.Info)
 			if err := checkWords(p); err != nil {
 				return err
 			}
@@ -36,7 +38,11 @@ func (a *app) diskInfoCommand() *cobra.Command {
 }
 
 func (a *app) showDisks(r *api.Report) {
-	for _, d := range r.Disks {
+	a.showMachine(r.Machine)
+	for i, d := range r.Disks {
+		if i > 0 {
+			a.printf("\n")
+		}
 		a.table([][]string{
 			{"image", d.Source},
 			{"format", strings.TrimSpace(d.Format + " " + d.Variant)},
@@ -46,6 +52,10 @@ func (a *app) showDisks(r *api.Report) {
 		for _, i := range chainOf(d.Info) {
 			a.showImage(i)
 		}
+	}
+	if r.Machine != nil {
+		a.printf("\n")
+		a.showWarnings(r) // of its description; images show their own
 	}
 }
 
@@ -122,7 +132,7 @@ func (a *app) showImage(i imageInfo) {
 }
 
 func (a *app) diskConvertCommand() *cobra.Command {
-	o := &convertOptions{plan: &api.Plan{}, noFix: true}
+	o := &convertOptions{plan: &api.Plan{}, noFix: true, source: api.Source{Single: true}}
 	cmd := &cobra.Command{
 		Use:     "convert IN -o OUT",
 		Short:   "Convert the bytes of a disk image to another format",
@@ -142,13 +152,13 @@ func (a *app) diskConvertCommand() *cobra.Command {
 }
 
 func (a *app) diskCompareCommand() *cobra.Command {
-	var src api.Source
+	src := api.Source{Single: true}
 	cmd := &cobra.Command{
 		Use:   "compare A B",
 		Short: "Compare what a guest would see on two disk images; exit code 1 when they differ",
 		Args:  exactly(2, "two disk images"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Compare)
+			p := newPlan(args, src, api.Compare)
 			if err := checkWords(p); err != nil {
 				return err
 			}

@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) diskCheckCommand() *cobra.Command {
-	var src api.Source
+	src := api.Source{Single: true}
 	var o api.CheckOptions
 	cmd := &cobra.Command{
 		Use:   "check IMAGE",
@@ -24,7 +24,7 @@ func (a *app) diskCheckCommand() *cobra.Command {
 			if o.Repair && o.Undo {
 				return usage("give either --repair or --undo")
 			}
-			p := newPlan(nameOf(args[0]), args, src, api.Structure)
+			p := newPlan(args, src, api.Structure)
 			p.CheckHow = o
 			if err := checkWords(p); err != nil {
 				return err

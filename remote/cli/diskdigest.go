@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) diskDigestCommand() *cobra.Command {
-	var src api.Source
+	src := api.Source{Single: true}
 	var o api.DigestOptions
 	cmd := &cobra.Command{
 		Use:   "digest IMAGE",
@@ -21,7 +21,7 @@ func (a *app) diskDigestCommand() *cobra.Command {
 			"  h2k disk digest --verify web01.sums web01.qcow2",
 		Args: exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Digest)
+			p := newPlan(args, src, api.Digest)
 			p.DigestHow = o
 			if err := checkWords(p); err != nil {
 				return err

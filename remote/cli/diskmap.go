@@ -10,7 +10,7 @@ import (
 )
 
 func (a *app) diskMapCommand() *cobra.Command {
-	var src api.Source
+	src := api.Source{Single: true}
 	var part api.MapOptions
 	cmd := &cobra.Command{
 		Use:   "map IMAGE",
@@ -20,7 +20,7 @@ func (a *app) diskMapCommand() *cobra.Command {
 		Example: "  h2k disk map web01.qcow2\n  h2k disk map web01.qcow2 --offset 1G --length 64M --json",
 		Args:    exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Map)
+			p := newPlan(args, src, api.Map)
 			p.MapPart = part
 			if err := checkWords(p); err != nil {
 				return err

@@ -7,7 +7,7 @@ import (
 )
 
 func (a *app) diskServeCommand() *cobra.Command {
-	var src api.Source
+	src := api.Source{Single: true}
 	var o api.ServeOptions
 	cmd := &cobra.Command{
 		Use:   "serve IMAGE --unix PATH | --listen HOST:PORT",
@@ -23,7 +23,7 @@ func (a *app) diskServeCommand() *cobra.Command {
 			if (o.Unix == "") == (o.Listen == "") {
 				return usage("give either --unix PATH or --listen HOST:PORT")
 			}
-			p := newPlan(nameOf(args[0]), args, src, api.Serve)
+			p := newPlan(args, src, api.Serve)
 			p.ServeAt = o
 			if err := checkWords(p); err != nil {
 				return err

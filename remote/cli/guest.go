@@ -12,10 +12,11 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "inspect SRC [SRC...]",
 		Short:   "Show what is on the disks of a guest, and what keeps it from booting on KVM",
-		Example: "  h2k inspect web01.vmdk",
+		Long:    "inspect writes nothing. " + machineHelp,
+		Example: "  h2k inspect web01.vmdk\n  h2k inspect web01.ova",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Inspect, api.Fix)
+			p := newPlan(args, src, api.Inspect, api.Fix)
 			p.Fix = api.FixOptions{DryRun: true, Root: root}
 			if err := checkWords(p); err != nil {
 				return err
@@ -32,11 +33,16 @@ func (a *app) inspectCommand() *cobra.Command {
 func (a *app) inspectView() view {
 	return view{
 		done: func(r *api.Report) {
+			a.showMachine(r.Machine)
 			a.showGuest(r.Guest)
 			a.showFindings(r)
 			a.showWarnings(r)
 		},
-		failed: func(r *api.Report) { a.showGuest(r.Guest); a.showFixFailures(r) },
+		failed: func(r *api.Report) {
+			a.showMachine(r.Machine)
+			a.showGuest(r.Guest)
+			a.showFixFailures(r)
+		},
 	}
 }
 
@@ -60,7 +66,7 @@ func (a *app) fixCommand() *cobra.Command {
 			if o.DryRun == o.InPlace {
 				return usage("give either --dry-run or --in-place")
 			}
-			p := newPlan(nameOf(args[0]), args, src, api.Inspect, api.Fix)
+			p := newPlan(args, src, api.Inspect, api.Fix)
 			p.Fix = o
 			if err := checkWords(p); err != nil {
 				return err
@@ -92,7 +98,7 @@ func (a *app) undoCommand() *cobra.Command {
 		Example: "  h2k undo web01.qcow2",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Undo)
+			p := newPlan(args, src, api.Undo)
 			p.Fix.InPlace = true
 			if err := checkWords(p); err != nil {
 				return err
@@ -124,7 +130,7 @@ func (a *app) validateCommand() *cobra.Command {
 		Example: "  h2k validate web01.qcow2 --evidence .",
 		Args:    atLeastOne,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p := newPlan(nameOf(args[0]), args, src, api.Validate)
+			p := newPlan(args, src, api.Validate)
 			p.Validate, p.Machine = v, m
 			n.apply(&p.Machine)
 			if err := checkWords(p); err != nil {

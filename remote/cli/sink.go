@@ -179,7 +179,7 @@ func (b *bars) Emit(e api.Event) {
 		return
 	}
 	name := string(e.Stage)
-	if len(b.plan.Sources) > 1 {
+	if first := b.plan.Sources[0]; len(b.plan.Sources) > 1 || describes(first.Path) && first.Disk == 0 {
 		name = fmt.Sprintf("%s disk %d", e.Stage, e.Disk+1)
 	}
 	one, ok := b.open[name]

@@ -30,6 +30,8 @@ func words(flag string) []string {
 		return []string{"auto", "inject", "regenerate", "none"}
 	case "firmware":
 		return []string{"bios", "uefi"}
+	case "secure-boot":
+		return []string{"on", "off"}
 	case "bus":
 		return []string{"virtio-blk", "virtio-scsi", "sata"}
 	case "profile":
@@ -76,6 +78,7 @@ func checkWords(p *api.Plan) error {
 	for _, w := range [][2]string{
 		{"format", p.Target.Format}, {"variant", p.Target.Variant}, {"compress", p.Target.Compress},
 		{"devices", p.Fix.Devices}, {"initramfs", p.Fix.Initramfs}, {"firmware", p.Machine.Firmware},
+		{"secure-boot", p.Machine.SecureBoot},
 	} {
 		if err := checkWord(w[0], w[1]); err != nil {
 			return err
