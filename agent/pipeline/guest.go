@@ -49,7 +49,9 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 	}
 	r.spend("helper VM ready", time.Since(start).Seconds())
 	sub := *plan
-	sub.Sources = nil
+	// What is written, and how, is decided out here.
+	sub.Sources, sub.Target = nil, api.Target{}
+	sub.Machine.SecureBoot, sub.Machine.BootDisk = "", 0
 	for i := range disks {
 		sub.Sources = append(sub.Sources, api.Source{Path: vm.Device(i), Format: "raw"})
 	}
