@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/validate"
 	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/ovf"
 )
@@ -347,5 +348,19 @@ func TestUnpackDir(t *testing.T) {
 	}
 	if err := sourceError("open", "x", fmt.Errorf("unpack: %w", unix.ENOSPC)); api.AsError(err).Code != api.CodeNoSpace {
 		t.Errorf("no space is %v", api.AsError(err).Code)
+	}
+}
+
+// A machine with more memory than this host has is tried with less.
+func TestBootMemory(t *testing.T) {
+	for want, got := range map[int64]func(int64) bool{
+		0:       func(n int64) bool { return n == validate.DefaultMemory },
+		1 << 30: func(n int64) bool { return n == 1<<30 },
+		1 << 50: func(n int64) bool { return n >= validate.DefaultMemory && n < 1<<49 },
+	} {
+		r := &run{plan: &api.Plan{Machine: api.Machine{Memory: want}}}
+		if n := r.bootMemory(); !got(n) {
+			t.Errorf("a machine of %d bytes is tried with %d", want, n)
+		}
 	}
 }

@@ -123,6 +123,8 @@ func hostile(evil string) *api.Report {
 	r.Fixes[0] = api.FixReport{ID: evil, Why: evil, State: "changed", Notes: []string{evil},
 		Diff: "diff --git a/" + evil + " b/" + evil + "\n--- a/" + evil + "\n+++ b/" + evil + "\n" + evil + "\n@@ -1 +1 @@ " + evil + "\n-" + evil + "\n+" + evil + "\n"}
 	r.Fixes[2].ID, r.Fixes[2].Why, r.Fixes[2].State, r.Fixes[2].Notes = evil, evil, evil, []string{evil}
+	r.Machine = &api.MachineReport{Path: evil, ID: evil, Name: evil, Guest: evil, Firmware: evil,
+		Disks: []api.DescribedDisk{{ID: evil, File: evil, Bus: evil}}, NICs: []api.DescribedNIC{{MAC: evil, Network: evil}}}
 	r.Target = &api.TargetReport{Domain: evil, Firmware: evil, Machine: evil, Bus: evil, MACs: []string{evil}}
 	r.Compare = &api.Comparison{Detail: evil}
 	r.Verdicts[0] = api.Verdict{Bus: evil, State: api.VerdictState(evil), Why: evil, Console: "evil", Screenshot: "evil", FailedUnits: []string{evil},
@@ -256,6 +258,22 @@ func TestOutcomes(t *testing.T) {
 	failed.Fixes[1].State = "failed"
 	if page := render(t, "failed", failed, files); !strings.Contains(page, "└─ web.vmdk  MISSING") {
 		t.Error("the error's detail is not shown")
+	}
+}
+
+// The machine is shown as it was, and as it is.
+func TestDescribedMachine(t *testing.T) {
+	r := good()
+	r.Target.SecureBoot = true
+	r.Machine = &api.MachineReport{Path: "/in/web01.ova", Name: "web01", CPUs: 3, Memory: 1536 << 20, Firmware: "uefi", SecureBoot: true,
+		Disks: []api.DescribedDisk{{Number: 1, ID: "vmdisk1", File: "a.vmdk", Bus: "scsi"}, {Number: 2, ID: "vmdisk2"}},
+		NICs:  []api.DescribedNIC{{MAC: "00:50:56:9b:00:01", Network: "VM Network"}, {}}, Manifest: &api.ManifestReport{Listed: 3, Verified: true}}
+	page := render(t, "machine", r, files)
+	for _, want := range []string{"<code title=\"/in/web01.ova\">web01.ova</code>", "<dd>3</dd>", "<dd>1.5 GiB</dd>", "<dd>uefi, Secure Boot</dd>", "<code>a.vmdk</code> scsi",
+		"<code>vmdisk2</code>", "<code>00:50:56:9b:00:01</code> VM Network", "no address", "3 files, all compared", "<dd>bios, Secure Boot</dd>"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %s", want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/ovf"
 )
 
@@ -58,6 +59,10 @@ func seeds(f *testing.F, pattern string) {
 
 func FuzzParse(f *testing.F) {
 	seeds(f, "*.ovf")
+	machine := formatstest.Described{Name: "web01", Firmware: "efi", SecureBoot: true, Disks: []string{"a.vmdk", "b.vmdk.gz"}, Capacity: 1 << 30,
+		MACs: []string{"00:50:56:9b:00:01", "zz", ""}}
+	f.Add(machine.OVF())
+	f.Add(formatstest.Together(machine, machine))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		env, err := ovf.Parse(text)
 		if err != nil {
@@ -83,6 +88,7 @@ func FuzzParseVMX(f *testing.F) {
 }
 
 func FuzzParseManifest(f *testing.F) {
+	f.Add([]byte("SHA256(a b (c).ovf)= 00\r\n\r\nSHA-512 (d.vmdk) = 01\n"))
 	f.Add([]byte("SHA256(a.ovf)= 00ff\nSHA1 (b) = 01\n"))
 	f.Add([]byte("SHA1(x.mf)= 00\n-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -105,6 +111,7 @@ func FuzzParseManifest(f *testing.F) {
 
 func FuzzReadArchive(f *testing.F) {
 	f.Add(archived(f, tar.Header{Name: "x.ovf", Format: tar.FormatGNU}, tar.Header{Name: strings.Repeat("y", 200), Format: tar.FormatGNU}))
+	f.Add(formatstest.Tar(f, tar.FormatUSTAR, formatstest.Member{Name: "web01.ovf", Content: []byte("<Envelope/>")}, formatstest.Member{Name: "a.vmdk", Content: make([]byte, 513)}))
 	f.Add(archived(f, tar.Header{Name: "x.ovf", Format: tar.FormatPAX}, tar.Header{Name: "ä", Format: tar.FormatPAX}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		a, err := ovf.ReadArchive(file(b))

@@ -434,6 +434,16 @@ func TestEventsFile(t *testing.T) {
 	if data, _ := os.ReadFile(src); string(data) != "precious" {
 		t.Error("the source was overwritten with events")
 	}
+	// A machine's description names disks that the command line does not.
+	if got := run(t, &recorder{}, "convert", "web01.ovf", "-o", "b", "--events", src); got.code != 2 || !strings.Contains(got.errOut, "holds no events") {
+		t.Errorf("events over a file that is none of events: %+v", got)
+	}
+	if data, _ := os.ReadFile(src); string(data) != "precious" {
+		t.Error("a file that holds no events was overwritten with them")
+	}
+	if got := run(t, &recorder{}, "convert", src, "-o", "b", "--events", events); got.code != 0 {
+		t.Errorf("events over those of the last run: %+v", got)
+	}
 }
 
 func TestManPagesAndCompletion(t *testing.T) {

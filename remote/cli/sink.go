@@ -45,7 +45,8 @@ func (a *app) sink(plan *api.Plan) (closer, error) {
 }
 
 // createEvents opens the file for events; a slip of the keyboard must not make
-// it one of the disks.
+// it one of the disks, of which some are only named in files: a file that is
+// there is replaced where it holds events.
 func createEvents(path string, plan *api.Plan) (*os.File, error) {
 	if there, err := os.Stat(path); err == nil {
 		for _, s := range plan.Sources {
@@ -53,12 +54,27 @@ func createEvents(path string, plan *api.Plan) (*os.File, error) {
 				return nil, usage("--events %s is the source", path)
 			}
 		}
+		if there.Mode().IsRegular() && there.Size() > 0 && !holdsEvents(path) {
+			return nil, usage("--events %s is there, and holds no events", path)
+		}
 	}
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, api.NewError(api.CodeOutput, "write events to", path, err)
 	}
 	return f, nil
+}
+
+// holdsEvents reports whether a file begins as one with events does.
+func holdsEvents(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	first := make([]byte, 1)
+	_, err = f.Read(first)
+	return err == nil && first[0] == '{'
 }
 
 // sinks gives every event to each of a list, one at a time.
