@@ -121,3 +121,40 @@ func sum(b []byte) []byte {
 	b[154], b[155] = 0, ' '
 	return b
 }
+
+// sparse is a file that is empty behind its begin.
+type sparse struct {
+	head []byte
+	size int64
+}
+
+func (s sparse) ReadAt(p []byte, off int64) (int, error) {
+	if off >= s.size {
+		return 0, io.EOF
+	}
+	clear(p)
+	if off < int64(len(s.head)) {
+		copy(p, s.head[off:])
+	}
+	if n := s.size - off; n < int64(len(p)) {
+		return int(n), io.EOF
+	}
+	return len(p), nil
+}
+
+// Members may be larger than the 8 GiB that an octal number of tar can say, and
+// none is read to find the next.
+func TestHugeMember(t *testing.T) {
+	const size = 3 << 40
+	for _, format := range []tar.Format{tar.FormatGNU, tar.FormatPAX} {
+		var b bytes.Buffer
+		if err := tar.NewWriter(&b).WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: "x.img", Size: size, Format: format}); err != nil {
+			t.Fatal(err)
+		}
+		head := b.Bytes()
+		a, err := ovf.ReadArchive(formats.File{ReaderAt: sparse{head, int64(len(head)) + size + 1024}, Size: int64(len(head)) + size + 1024, Name: "x.ova"})
+		if err != nil || len(a.Members) != 1 || a.Members[0] != (ovf.Member{Name: "x.img", Offset: int64(len(head)), Size: size}) {
+			t.Errorf("%v: %+v, %v", format, a, err)
+		}
+	}
+}

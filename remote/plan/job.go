@@ -40,6 +40,7 @@ func OfJob(name string) (dir string, p *api.Plan, err error) {
 			return "", nil, err
 		}
 	}
+	name = filepath.Clean(name) // the job lies beside a folder, too: "web01/"
 	for _, dir := range []string{name, api.Target{Path: name}.Home() + JobSuffix} {
 		p, err := Load(filepath.Join(dir, jobPlan), api.Plan{})
 		if err == nil {

@@ -120,7 +120,7 @@ func TestOfJob(t *testing.T) {
 	if err := os.WriteFile("out.qcow2", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"out.qcow2", job, ""} {
+	for _, name := range []string{"out.qcow2", job, "", "out.qcow2/", job + "/"} {
 		if _, p, err := OfJob(name); err != nil || p.Name != "one" || p.Target.Domain {
 			t.Errorf("OfJob(%q) = %+v, %v", name, p, err)
 		}

@@ -1,0 +1,24 @@
+package validate
+
+import (
+	"strings"
+	"testing"
+)
+
+// The disk that the machine boots from comes first, the others in their order;
+// none changes its place on the bus.
+func TestBootOrder(t *testing.T) {
+	m := &machine{}
+	if err := m.disks(Config{Bus: VirtioSCSI, BootDisk: 1, Disks: []Disk{{Socket: "/a"}, {Socket: "/b"}, {Socket: "/c"}}}); err != nil {
+		t.Fatal(err)
+	}
+	args := strings.Join(m.args, " ")
+	at := 0
+	for _, want := range []string{"scsi-id=0,drive=disk0,bootindex=1", "scsi-id=1,drive=disk1,bootindex=0", "scsi-id=2,drive=disk2,bootindex=3"} {
+		n := strings.Index(args[at:], want)
+		if n < 0 {
+			t.Fatalf("%s is not where it belongs in %s", want, args)
+		}
+		at += n
+	}
+}
