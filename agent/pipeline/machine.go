@@ -95,8 +95,8 @@ func disksOf(s api.Source, d *described) ([]api.Source, error) {
 		return []api.Source{s}, nil
 	case s.Single && n > 1:
 		var list []string
-		for i, disk := range d.Machine.Disks {
-			list = append(list, fmt.Sprintf("%s#%d (%s)", s.Path, i+1, fileOf(disk)))
+		for i, disk := range d.Machine.Disks[:min(n, maxNamed)] {
+			list = append(list, fmt.Sprintf("%s#%d (%.100s)", s.Path, i+1, fileOf(disk)))
 		}
 		return nil, api.Errorf(api.CodeWhichDisk, "open disk", s.Path, "the machine %q has %d disks: %s", d.Machine.Name, n, strings.Join(list, ", "))
 	}
@@ -108,6 +108,9 @@ func disksOf(s api.Source, d *described) ([]api.Source, error) {
 	}
 	return out, nil
 }
+
+// maxNamed is how many disks an error names.
+const maxNamed = 20
 
 func fileOf(d ovf.Disk) string {
 	if d.File == nil {

@@ -94,6 +94,7 @@ func (r *reader) read() (*Envelope, error) {
 	}
 	if len(env.Machines) == 1 {
 		r.adopt(&env.Machines[0])
+		env.Machines[0].bound()
 	}
 	return env, nil
 }

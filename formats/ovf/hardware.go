@@ -52,6 +52,7 @@ func (r *reader) machine(e *element) (*Machine, error) {
 	}
 	virtualBox(m, e.child("Machine"))
 	sortDisks(m.Disks)
+	m.bound()
 	return m, nil
 }
 
@@ -93,6 +94,9 @@ func (r *reader) hardware(m *Machine, section *element, boot string) error {
 			}
 			m.Memory = n
 		case typeEthernet:
+			if len(m.NICs) >= maxDisks {
+				return fmt.Errorf("more than %d network cards: %w", maxDisks, formats.ErrUnsupported)
+			}
 			m.addNIC(i.get("Address"), NIC{Network: cut(i.get("Connection")), Model: cut(i.get("ResourceSubType"))})
 		case typeDisk, typeLogicalDisk:
 			if err := r.attach(m, i, controllers, boot); err != nil {

@@ -92,6 +92,16 @@ func sortDisks(disks []Disk) {
 	})
 }
 
+// maxWarnings bounds what is told of one machine.
+const maxWarnings = 100
+
+// bound keeps a description that is wrong all over from filling reports.
+func (m *Machine) bound() {
+	if n := len(m.Warnings) - maxWarnings; n > 0 {
+		m.Warnings = append(m.Warnings[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more of the kind", n))
+	}
+}
+
 // macAddress gives a MAC address in its usual form, "" for what is none or
 // cannot be a card's: all zero, or a group address (bit 0 of the first byte,
 // IEEE 802). VirtualBox writes it without colons.

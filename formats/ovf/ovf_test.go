@@ -128,6 +128,8 @@ func TestBadDescriptors(t *testing.T) {
 		{"huge", strings.Repeat(" ", 17<<20), formats.ErrUnsupported, "at most"},
 		{"charset", `<?xml version="1.0" encoding="EBCDIC-FR"?>` + head + "<a>\xc4</a></Envelope>", formats.ErrUnsupported, "EBCDIC"},
 		{"no file", head + `<DiskSection><Disk diskId="d" fileRef="f"/></DiskSection></Envelope>`, formats.ErrCorrupt, `"f"`},
+		{"cards", head + `<VirtualSystem id="x"><VirtualHardwareSection>` + strings.Repeat("<Item><ResourceType>10</ResourceType></Item>", 2000) +
+			"</VirtualHardwareSection></VirtualSystem></Envelope>", formats.ErrUnsupported, "network cards"},
 		{"capacity", head + `<DiskSection><Disk diskId="d" capacity="9e99"/></DiskSection></Envelope>`, formats.ErrCorrupt, "9e99"},
 		{"too large", head + `<DiskSection><Disk diskId="d" capacity="9" capacityAllocationUnits="byte * 2^60 * 2^60"/></DiskSection></Envelope>`, formats.ErrCorrupt, ""},
 		{"tower", head + `<DiskSection><Disk diskId="d" capacity="9" capacityAllocationUnits="byte * 9^999999999"/></DiskSection></Envelope>`, formats.ErrCorrupt, ""},
@@ -136,6 +138,30 @@ func TestBadDescriptors(t *testing.T) {
 		if !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v; want %v that says %q", c.name, err, c.want, c.says)
 		}
+	}
+}
+
+// A description that is wrong all over is not told at length.
+func TestWarningsAreBounded(t *testing.T) {
+	item := "<Item><InstanceID>1</InstanceID><ResourceType>17</ResourceType><HostResource>nowhere</HostResource></Item>"
+	disks := "<DiskSection>"
+	for i := range 500 {
+		disks += fmt.Sprintf(`<Disk diskId="d%d" capacity="9"/>`, i)
+	}
+	env, err := ovf.Parse([]byte(head + disks + `</DiskSection><VirtualSystem id="x"><VirtualHardwareSection>` + strings.Repeat(item, 5000) +
+		"<Item><ResourceType>17</ResourceType><HostResource>/disk/d1</HostResource></Item></VirtualHardwareSection></VirtualSystem></Envelope>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := env.Machines[0].Warnings; len(w) > 102 || !strings.Contains(w[len(w)-1], "more of the kind") {
+		t.Errorf("%d warnings, the last one %q", len(w), w[len(w)-1])
+	}
+	vmx := "config.version = \"8\"\n"
+	for i := range 250 {
+		vmx += fmt.Sprintf("scsi%d:0.filename = \"a.vmdk\"\n", i)
+	}
+	if m, err := ovf.ParseVMX([]byte(vmx)); err != nil || len(m.Warnings) != 101 {
+		t.Errorf("VMX: %+v, %v", m, err)
 	}
 }
 

@@ -117,6 +117,7 @@ func (v vmx) machine() (*Machine, error) {
 		return nil, err
 	}
 	v.nics(m)
+	m.bound()
 	return m, nil
 }
 

@@ -193,7 +193,9 @@ func (b *Bundle) choose(machines []ovf.Machine) error {
 		if want != "" && m.Name == want {
 			named = append(named, m)
 		}
-		ids = append(ids, m.ID)
+		if len(ids) < maxNamed {
+			ids = append(ids, m.ID)
+		}
 	}
 	switch {
 	case len(named) == 1:
@@ -204,8 +206,11 @@ func (b *Bundle) choose(machines []ovf.Machine) error {
 	case want != "":
 		return fmt.Errorf("none is called %q; there are %q: %w", want, ids, ErrWhich)
 	}
-	return fmt.Errorf("there are %d machines, %q: %w", len(ids), ids, ErrWhich)
+	return fmt.Errorf("there are %d machines, %q: %w", len(machines), ids, ErrWhich)
 }
+
+// maxNamed is how many machines an error names.
+const maxNamed = 20
 
 func (b *Bundle) openVMX(f *hostfile.File) ([]ovf.Machine, error) {
 	dir := newDirectory(f, b.policy)
