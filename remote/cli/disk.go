@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -12,9 +13,13 @@ import (
 )
 
 func (a *app) diskCommand() *cobra.Command {
-	return group("disk", "Look at, convert, compare, check and serve disk images; the guest is not touched",
+	cmd := group("disk", "Look at, convert, compare, check and serve disk images; the guest is not touched",
 		a.diskInfoCommand(), a.diskMapCommand(), a.diskConvertCommand(), a.diskCompareCommand(),
 		a.diskCheckCommand(), a.diskDigestCommand(), a.diskServeCommand())
+	for _, c := range cmd.Commands() {
+		c.Long = cmp.Or(c.Long, c.Short+".") + "\n\n" + machineHelp
+	}
+	return cmd
 }
 
 func (a *app) diskInfoCommand() *cobra.Command {
@@ -22,7 +27,6 @@ func (a *app) diskInfoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "info IMAGE",
 		Short:   "Show what an image and its parents say of themselves",
-		Long:    "info shows every field of an image and of its parents. " + machineHelp,
 		Example: "  h2k disk info web01.vmdk\n  h2k disk info web01.ova",
 		Args:    exactly(1, "one disk image"),
 		RunE: func(cmd *cobra.Command, args []string) error {

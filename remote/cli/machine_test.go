@@ -48,6 +48,15 @@ func TestSourcesOfEachVerb(t *testing.T) {
 	}
 }
 
+// How a disk of a machine is named stands in the help of each verb that takes one.
+func TestHelpSaysHowDisksAreNamed(t *testing.T) {
+	for _, verb := range []string{"convert", "inspect", "disk info", "disk map", "disk convert", "disk compare", "disk check", "disk digest", "disk serve"} {
+		if got := run(t, &recorder{}, append(strings.Fields(verb), "--help")...); got.code != 0 || !strings.Contains(got.out, "web01.ova#2 is its second disk") {
+			t.Errorf("%s: %+v", verb, got)
+		}
+	}
+}
+
 func TestNameOfAMachine(t *testing.T) {
 	for machine, want := range map[string]string{"": "web01", "db": "db", "../db": "web01", "a\x1bb": "web01", "..": "web01"} {
 		if got := nameFor(api.Source{Path: "x/web01.ova", Machine: machine}); got != want {
