@@ -18,7 +18,7 @@ const machineHelp = "An OVA, OVF or VMX file stands for the machine that it desc
 func sourceOf(arg string, s api.Source) api.Source {
 	s.Path = arg
 	at := strings.LastIndexByte(arg, '#')
-	if at < 0 || !describes(arg[:at]) {
+	if at < 0 || s.Remote() || !describes(arg[:at]) {
 		return s
 	}
 	if n, err := strconv.Atoi(arg[at+1:]); err == nil && n > 0 {

@@ -12,15 +12,16 @@ import (
 
 func TestSourceOf(t *testing.T) {
 	for arg, want := range map[string]api.Source{
-		"web01.ova":    {Path: "web01.ova"},
-		"web01.ova#2":  {Path: "web01.ova", Disk: 2},
-		"a#b.OVF#10":   {Path: "a#b.OVF", Disk: 10},
-		"x/web01.vmx#": {Path: "x/web01.vmx#"},
-		"web01.ova#0":  {Path: "web01.ova#0"},
-		"web01.ova#-1": {Path: "web01.ova#-1"},
-		"web01.ova#b":  {Path: "web01.ova#b"},
-		"disk#2":       {Path: "disk#2"},
-		"disk.vmdk#2":  {Path: "disk.vmdk#2"},
+		"web01.ova":       {Path: "web01.ova"},
+		"web01.ova#2":     {Path: "web01.ova", Disk: 2},
+		"a#b.OVF#10":      {Path: "a#b.OVF", Disk: 10},
+		"x/web01.vmx#":    {Path: "x/web01.vmx#"},
+		"web01.ova#0":     {Path: "web01.ova#0"},
+		"web01.ova#-1":    {Path: "web01.ova#-1"},
+		"web01.ova#b":     {Path: "web01.ova#b"},
+		"disk#2":          {Path: "disk#2"},
+		"nbd://h/x.ova#2": {Path: "nbd://h/x.ova#2"},
+		"disk.vmdk#2":     {Path: "disk.vmdk#2"},
 	} {
 		if d := cmp.Diff(want, sourceOf(arg, api.Source{Path: "another"})); d != "" {
 			t.Errorf("%s: %s", arg, d)
