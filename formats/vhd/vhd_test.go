@@ -236,7 +236,7 @@ func TestSamples(t *testing.T) {
 		err           error
 	}{
 		{"virtualpc-dynamic.vhd.bz2", "dynamic", 136363130880, "", nil}, // by its geometry, as its creator meant it
-		{"plaso-image.vhd.zst", "dynamic", 104448, "", nil}, // its checksums are right; it has no UUID
+		{"plaso-image.vhd.zst", "dynamic", 104448, "", nil},             // its checksums are right; it has no UUID
 		{"ntfs-parent.vhd.zst", "fixed", 4 << 20, "", nil},
 		{"ntfs-differential.vhd.zst", "differencing", 4 << 20, "", nil},
 		{"afl5.img.bz2", "", 0, "", formats.ErrTruncated}, // ends in its header, which announces a table of absurd size
