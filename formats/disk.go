@@ -25,6 +25,9 @@ var (
 	ErrTruncated = errors.New("truncated image")
 	// ErrUnsupported says that the image uses a feature that is not read.
 	ErrUnsupported = errors.New("unsupported image feature")
+	// ErrPart says that a file is one part of a disk: read alone, it gives another
+	// disk than the guest had.
+	ErrPart = errors.New("one part of a disk")
 	// ErrAbsent is returned by ReadAt for a range that only a parent can answer.
 	ErrAbsent = errors.New("data lies in a parent that is not attached")
 	// ErrRefused says that policy forbids opening a file that an image names.

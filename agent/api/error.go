@@ -21,6 +21,7 @@ const (
 	CodeEmpty          Code = "H2K-SOURCE-EMPTY"
 	CodeUnknownFormat  Code = "H2K-FORMAT-UNKNOWN"
 	CodeUnsupported    Code = "H2K-FORMAT-UNSUPPORTED"
+	CodePart           Code = "H2K-FORMAT-PART" // one part of a disk, which is to be opened through its descriptor
 	CodeTruncated      Code = "H2K-FORMAT-TRUNCATED"
 	CodeCorrupt        Code = "H2K-FORMAT-CORRUPT"
 	CodeSectorSize     Code = "H2K-SECTOR-SIZE"
@@ -98,7 +99,7 @@ func (c Code) Status() Status {
 	switch c {
 	case CodeInterrupted:
 		return Interrupted
-	case CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
+	case CodePart, CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
 		CodePolicy, CodeBusy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource,
 		CodeWhichMachine, CodeWhichDisk, CodeSignature, CodeInPlace:
 		return Refused

@@ -116,6 +116,7 @@ func sourceCode(err error) api.Code {
 		{bundle.ErrMissing, api.CodeMachineFile},
 		{bundle.ErrDescriptor, api.CodeDescription},
 		{unix.ENOSPC, api.CodeNoSpace}, // of what is unpacked
+		{formats.ErrPart, api.CodePart},
 		{chain.ErrWrongParent, api.CodeChain},
 		{chain.ErrLoop, api.CodeChain},
 		{chain.ErrDepth, api.CodeChain},

@@ -88,6 +88,9 @@ func Open(f formats.File, open formats.Opener) (formats.Image, error) {
 	if name := h.match(others()); name != "" {
 		return nil, fmt.Errorf("%s is a %s, not a disk image: %w", f.Name, name, formats.ErrFormat)
 	}
+	if calledPart(f.Name) {
+		return nil, fmt.Errorf("%s is called like an extent of a split VMDK: %w", f.Name, formats.ErrPart)
+	}
 	if h.match(disks()) != "" || h.calledDisk(f) {
 		return openRaw(f, open)
 	}
@@ -144,6 +147,15 @@ func (s sample) match(list []signature) string {
 		}
 	}
 	return ""
+}
+
+// calledPart reports whether a file is called as VMware calls the flat extents
+// of a disk in 2 GB pieces, disk-f001.vmdk: the first has a boot sector and a
+// partition table, and the rest of the disk is missing from it.
+func calledPart(name string) bool {
+	stem, ok := strings.CutSuffix(strings.ToLower(name), ".vmdk")
+	number := strings.TrimRight(stem, "0123456789")
+	return ok && len(stem)-len(number) >= 3 && strings.HasSuffix(number, "-f")
 }
 
 // calledDisk reports whether a file without signature is to be believed its

@@ -64,6 +64,12 @@ func TestRawOrNot(t *testing.T) {
 		{"empty", "disk.raw", nil, detect.ErrEmpty},
 		{"empty", "disk.raw", nil, formats.ErrFormat},
 		{"one byte", "x", []byte{0}, formats.ErrFormat},
+		{"flat extent of a split disk", "web-f001.vmdk", at(1<<20, 510, "\x55\xaa"), formats.ErrPart},
+		{"flat extent of a whole disk", "web-flat.vmdk", at(1<<20, 510, "\x55\xaa"), nil},
+		{"called nearly like an extent", "web-f1.vmdk", at(1<<20, 510, "\x55\xaa"), nil},
+		{"seSparse delta", "web-000001-sesparse.vmdk", at(1<<20, 0, "\xbe\xba\xfe\xca\x00\x00\x00\x00"), formats.ErrPart},
+		{"COWD delta", "web-000001-delta.vmdk", at(1<<20, 0, "COWD\x01"), formats.ErrPart},
+		{"a program for many Macs", "x", at(1<<20, 0, "\xbe\xba\xfe\xca\x02\x00\x00\x00"), formats.ErrFormat},
 		{"VHDX", "x.vhdx", at(1<<20, 0, "vhdxfile"), formats.ErrUnsupported},
 	} {
 		t.Run(c.what, func(t *testing.T) {

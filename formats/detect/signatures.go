@@ -11,8 +11,7 @@ type signature struct {
 // unread lists formats of disk images that are recognised but not read.
 func unread() []signature {
 	return []signature{
-		{name: "VHDX", bytes: "vhdxfile"},                                  // MS-VHDX 2.2.1
-		{name: "seSparse VMDK", bytes: "\xbe\xba\xfe\xca\x00\x00\x00\x00"}, // 0xcafebabe, little-endian
+		{name: "VHDX", bytes: "vhdxfile"}, // MS-VHDX 2.2.1
 		{name: "QED", bytes: "QED\x00"},
 		{name: "Parallels", bytes: "WithoutFreeSpace"},
 		{name: "Parallels", bytes: "WithouFreSpacExt"},

@@ -12,6 +12,7 @@ import (
 const (
 	sparseMagic = 0x564d444b // "KDMV", section "Hosted Sparse Extent Header"
 	cowdMagic   = 0x44574f43 // "COWD", section "ESX Server Sparse Extent Header"
+	seMagic     = 0xcafebabe // seSparse; the upper half of its 64 bits is zero
 )
 
 // Bits of the flags of a hosted sparse header.
@@ -196,6 +197,9 @@ func (h *sparseHeader) descriptor(f formats.File) (*descriptor, error) {
 	d, err := parseDescriptor(text)
 	if err != nil {
 		return nil, fmt.Errorf("embedded descriptor of %s: %w", f.Name, err)
+	}
+	if len(d.keys) == 0 && len(d.extents) == 0 {
+		return nil, nil // QEMU leaves room for one in extents of a split disk, too
 	}
 	return d, nil
 }

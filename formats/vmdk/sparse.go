@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -29,12 +28,13 @@ type sparse struct {
 	grain     int64 // bytes
 	perTable  int64 // grains per grain table
 	gd        []uint32
+	se        *seLayout // nil where an entry is the number of a sector
 	hasParent bool
 	markers   bool
-	tables    *blockcache.Cache[[]uint32] // by index in gd; nil for a table without entries
-	holes     holeFinder                  // nil when the file does not tell
-	hole      atomic.Pointer[[2]int64]    // the hole that was found last, in bytes
-	grains    *blockcache.Cache[[]byte]   // by grain index; nil when not compressed
+	tables    *blockcache.Cache[[]int64] // by index in gd, places as decode takes them; nil for a table without entries
+	holes     holeFinder                 // nil when the file does not tell
+	hole      atomic.Pointer[[2]int64]   // the hole that was found last, in bytes
+	grains    *blockcache.Cache[[]byte]  // by grain index; nil when not compressed
 	inflaters sync.Pool
 	ahead     sync.Pool // of *[]byte
 	warnings  []string
@@ -62,15 +62,36 @@ func newSparse(f formats.File, h *sparseHeader, hasParent bool) (*sparse, error)
 		perTable: int64(h.gtesPerTable), hasParent: hasParent,
 		markers: h.flags&flagMarkers != 0,
 	}
-	s.holes, _ = f.ReaderAt.(holeFinder)
 	if err := s.loadDirectory(h); err != nil {
 		return nil, err
 	}
-	s.tables = blockcache.New(max(1, cachedTables*512/int(s.perTable)), s.loadTable)
+	s.ready()
 	if h.compressed() {
 		s.grains = blockcache.New(max(1, cachedGrains/int(s.grain)), s.loadGrain)
 	}
 	return s, nil
+}
+
+// ready makes what finds and keeps the tables.
+func (s *sparse) ready() {
+	s.holes, _ = s.file.ReaderAt.(holeFinder)
+	s.tables = blockcache.New(max(1, cachedTables*512/int(s.perTable)), s.loadTable)
+}
+
+// tableBytes is the size of a grain table.
+func (s *sparse) tableBytes() int64 {
+	if s.se != nil {
+		return s.perTable * seEntry
+	}
+	return s.perTable * 4
+}
+
+// tableAt is where the grain table lies that the directory has as entry.
+func (s *sparse) tableAt(entry uint32) int64 {
+	if s.se != nil {
+		return s.se.tables + int64(entry-1)*s.tableBytes()
+	}
+	return int64(entry) * sectorSize
 }
 
 // loadDirectory reads the grain directory, or the redundant one when the
@@ -101,47 +122,61 @@ func (s *sparse) readDirectory(sector uint64) ([]uint32, error) {
 		return nil, fmt.Errorf("%s: grain directory of %d entries at sector %d of a file of %d bytes: %w",
 			s.file.Name, entries, sector, s.file.Size, formats.ErrTruncated)
 	}
-	gd, err := s.readEntries(int64(sector)*sectorSize, entries)
-	if err != nil {
+	b := make([]byte, entries*4)
+	if err := formats.ReadFull(s.file, b, int64(sector)*sectorSize); err != nil {
 		return nil, fmt.Errorf("grain directory: %w", err)
 	}
-	for i, table := range gd {
-		if table != 0 && int64(table)*sectorSize+s.perTable*4 > s.file.Size {
-			return nil, fmt.Errorf("%s: grain table %d at sector %d of a file of %d bytes: %w",
-				s.file.Name, i, table, s.file.Size, formats.ErrTruncated)
-		}
+	gd := make([]uint32, entries)
+	for i := range gd {
+		gd[i] = binary.LittleEndian.Uint32(b[i*4:])
 	}
-	return gd, nil
+	return gd, s.checkDirectory(gd)
 }
 
-func (s *sparse) readEntries(off, n int64) ([]uint32, error) {
-	b := make([]byte, n*4)
-	if err := formats.ReadFull(s.file, b, off); err != nil {
-		return nil, err
+// checkDirectory refuses tables that do not lie in the file.
+func (s *sparse) checkDirectory(gd []uint32) error {
+	for i, table := range gd {
+		if at := s.tableAt(table); table != 0 && at+s.tableBytes() > s.file.Size {
+			return fmt.Errorf("%s: grain table %d at offset %d of a file of %d bytes: %w",
+				s.file.Name, i, at, s.file.Size, formats.ErrTruncated)
+		}
 	}
-	out := make([]uint32, n)
-	for i := range out {
-		out[i] = binary.LittleEndian.Uint32(b[i*4:])
-	}
-	return out, nil
+	return nil
 }
 
 // loadTable reads a grain table; nil is one without entries.
-func (s *sparse) loadTable(i int64) ([]uint32, error) {
-	at := int64(s.gd[i]) * sectorSize
+func (s *sparse) loadTable(i int64) ([]int64, error) {
+	at := s.tableAt(s.gd[i])
 	if s.inHole(at, true) {
 		return nil, nil
 	}
-	gt, err := s.readEntries(at, s.perTable)
-	if err != nil {
+	b := make([]byte, s.tableBytes())
+	if err := formats.ReadFull(s.file, b, at); err != nil {
 		return nil, fmt.Errorf("grain table %d: %w", i, err)
 	}
-	if slices.ContainsFunc(gt, func(e uint32) bool { return e != 0 }) {
-		return gt, nil
+	if allZero(b) {
+		s.lookAhead(at)
+		return nil, nil
 	}
-	s.lookAhead(at)
-	return nil, nil
+	gt := make([]int64, s.perTable)
+	if s.se != nil {
+		return gt, s.se.decodeTable(gt, b, i)
+	}
+	for j := range gt {
+		// Entry 1 is a zeroed grain (section "Grain Table Entry"): sector 1 can
+		// never hold a grain.
+		if e := binary.LittleEndian.Uint32(b[j*4:]); e == 1 {
+			gt[j] = zeroed
+		} else {
+			gt[j] = int64(e) * sectorSize
+		}
+	}
+	return gt, nil
 }
+
+// allZero reports whether b, which is not empty, has zeroes only. Comparing the
+// bytes with themselves, one further, is the fastest test.
+func allZero(b []byte) bool { return b[0] == 0 && bytes.Equal(b[:len(b)-1], b[1:]) }
 
 // aheadBytes is how far is looked for more empty tables behind an empty one.
 const aheadBytes = 256 << 10
@@ -160,8 +195,7 @@ func (s *sparse) lookAhead(off int64) {
 		return // whoever needs these bytes will be told
 	}
 	zeroes := len(b)
-	// Comparing the bytes with themselves, one further, is the fastest test.
-	if len(b) > 0 && (b[0] != 0 || !bytes.Equal(b[:len(b)-1], b[1:])) {
+	if len(b) > 0 && !allZero(b) {
 		zeroes -= len(bytes.TrimLeft(b, "\x00"))
 	}
 	s.hole.Store(&[2]int64{off, off + int64(zeroes)})
@@ -170,7 +204,7 @@ func (s *sparse) lookAhead(off int64) {
 // inHole reports whether the grain table at off lies in a hole of the file, as
 // far as is known; look asks the file.
 func (s *sparse) inHole(off int64, look bool) bool {
-	end := off + s.perTable*4
+	end := off + s.tableBytes()
 	if h := s.hole.Load(); h != nil && off >= h[0] && end <= h[1] {
 		return true
 	}
@@ -193,16 +227,18 @@ func (s *sparse) empty() formats.Kind {
 	return formats.Zero
 }
 
-// decode tells what a grain table entry means. Entry 1 is a zeroed grain
-// (section "Grain Table Entry"): sector 1 can never hold a grain.
-func (s *sparse) decode(entry uint32) grainAt {
-	switch entry {
+// zeroed is the place of a grain that is said to be zero.
+const zeroed = -1
+
+// decode tells what the place of a grain means.
+func (s *sparse) decode(at int64) grainAt {
+	switch at {
 	case 0:
 		return grainAt{kind: s.empty()}
-	case 1:
+	case zeroed:
 		return grainAt{kind: formats.Zero}
 	}
-	return grainAt{kind: formats.Data, off: int64(entry) * sectorSize}
+	return grainAt{kind: formats.Data, off: at}
 }
 
 // Extent implements formats.Disk.
@@ -236,8 +272,8 @@ func (s *sparse) Extent(offset, limit int64) (formats.Extent, error) {
 }
 
 // table gives a grain table; nil is one without entries.
-func (s *sparse) table(i int64) ([]uint32, error) {
-	if s.gd[i] == 0 || s.inHole(int64(s.gd[i])*sectorSize, false) {
+func (s *sparse) table(i int64) ([]int64, error) {
+	if s.gd[i] == 0 || s.inHole(s.tableAt(s.gd[i]), false) {
 		return nil, nil
 	}
 	return s.tables.Get(i)

@@ -1,9 +1,10 @@
 // Package vmdk reads and writes VMware virtual disks: hosted sparse files
-// (monolithicSparse, split), streamOptimized ones, ESX COWD deltas, and text
-// descriptors of flat, zero and sparse extents.
+// (monolithicSparse, split), streamOptimized ones, ESX deltas (vmfsSparse and
+// seSparse), and text descriptors of flat, zero and sparse extents.
 //
 // The source of the layouts is VMware's "Virtual Disk Format 5.0" technical
-// note; section names in comments refer to it.
+// note; section names in comments refer to it. It does not have seSparse, whose
+// layout is known from what ESX writes and QEMU reads.
 package vmdk
 
 import (
@@ -57,7 +58,11 @@ func Open(f formats.File, open formats.Opener) (*Image, error) {
 	case sparseMagic:
 		return openSparse(f, open)
 	case cowdMagic:
-		return openCOWD(f)
+		return nil, fmt.Errorf("%s is a delta of a snapshot (vmfsSparse) without its descriptor: %w", f.Name, formats.ErrPart)
+	case seMagic:
+		if isSE(f) {
+			return nil, fmt.Errorf("%s is a delta of a snapshot (seSparse) without its descriptor: %w", f.Name, formats.ErrPart)
+		}
 	}
 	desc, err := readDescriptorFile(f)
 	if err != nil {
@@ -125,16 +130,18 @@ func openSparse(f formats.File, open formats.Opener) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.capacity == 0 && desc != nil {
-		// A header without capacity only carries the descriptor.
-		return openDescriptor(f, desc, open)
-	}
 	m := &Image{}
-	if desc != nil {
+	switch {
+	case desc != nil && (h.capacity == 0 || len(desc.extents) > 1):
+		// The file only carries the descriptor, or is the first extent as well.
+		return openDescriptor(f, desc, open)
+	case desc != nil:
 		m.describe(desc)
-	} else {
-		m.info.Warnings = append(m.info.Warnings,
-			"the file has no descriptor: it may be one extent of a larger disk, to be opened through its descriptor")
+	case h.compressed():
+		// A stream is always a whole disk, whatever its maker left out.
+		m.info.Warnings = append(m.info.Warnings, "the file has no descriptor")
+	default:
+		return nil, fmt.Errorf("%s is a sparse extent without descriptor: %w", f.Name, formats.ErrPart)
 	}
 	ext, err := newSparse(f, h, m.info.Parent != nil)
 	if err != nil {
@@ -207,7 +214,7 @@ func openExtent(self formats.File, x extentLine, open formats.Opener, hasParent 
 	case "ZERO":
 		p.disk = zeroes{}
 		return p, nil
-	case "FLAT", "VMFS", "SPARSE", "VMFSSPARSE":
+	case "FLAT", "VMFS", "SPARSE", "VMFSSPARSE", "SESPARSE":
 	default:
 		return p, fmt.Errorf("extent type %s: %w", x.kind, formats.ErrUnsupported)
 	}
@@ -221,7 +228,7 @@ func openExtent(self formats.File, x extentLine, open formats.Opener, hasParent 
 	switch x.kind {
 	case "FLAT", "VMFS":
 		p.disk, err = raw.Section(f, x.offset*sectorSize, p.length)
-	case "SPARSE", "VMFSSPARSE":
+	case "SPARSE", "VMFSSPARSE", "SESPARSE":
 		p.disk, err = openSparseExtent(f, p.length, hasParent)
 	}
 	return p, err
@@ -233,20 +240,17 @@ func openSparseExtent(f formats.File, length int64, hasParent bool) (*sparse, er
 	if err := formats.ReadFull(f, magic[:], 0); err != nil {
 		return nil, err
 	}
-	var h *sparseHeader
-	var err error
+	s, err := (*sparse)(nil), error(nil)
 	switch binary.LittleEndian.Uint32(magic[:]) {
 	case sparseMagic:
-		h, err = readSparseHeader(f)
+		s, err = openByHeader(f, readSparseHeader, hasParent)
 	case cowdMagic:
-		h, err = readCOWDHeader(f)
+		s, err = openByHeader(f, readCOWDHeader, hasParent)
+	case seMagic:
+		s, err = newSE(f, hasParent)
 	default:
 		return nil, fmt.Errorf("%s is not a sparse extent: %w", f.Name, formats.ErrCorrupt)
 	}
-	if err != nil {
-		return nil, err
-	}
-	s, err := newSparse(f, h, hasParent)
 	if err != nil {
 		return nil, err
 	}
@@ -256,20 +260,12 @@ func openSparseExtent(f formats.File, length int64, hasParent bool) (*sparse, er
 	return s, nil
 }
 
-// openCOWD opens an ESX delta without its descriptor.
-func openCOWD(f formats.File) (*Image, error) {
-	h, err := readCOWDHeader(f)
+func openByHeader(f formats.File, read func(formats.File) (*sparseHeader, error), hasParent bool) (*sparse, error) {
+	h, err := read(f)
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSparse(f, h, false)
-	if err != nil {
-		return nil, err
-	}
-	m := &Image{parts: []part{{length: s.size, disk: s}}}
-	m.info = formats.Info{Format: "vmdk", Variant: "vmfsSparse", Size: s.size, ClusterSz: s.grain, Sector: sectorSize,
-		Warnings: []string{"an ESX delta without its descriptor: what its parent holds reads as zeroes"}}
-	return m, nil
+	return newSparse(f, h, hasParent)
 }
 
 // zeroes is a ZERO extent.

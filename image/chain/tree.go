@@ -97,6 +97,7 @@ func problem(err error) string {
 		text string
 	}{
 		{formats.ErrRefused, "REFUSED"},
+		{formats.ErrPart, "PART OF A DISK"},
 		{ErrWrongParent, "WRONG PARENT"},
 		{ErrLoop, "IN A CIRCLE"},
 		{ErrDepth, "TOO MANY"},
