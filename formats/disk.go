@@ -115,6 +115,9 @@ type Info struct {
 	ContentID string  `json:"content_id,omitempty"`
 	Parent    *Claim  `json:"parent,omitempty"` // nil when the image stands alone
 	Fields    []Field `json:"fields,omitempty"` // everything else the header says
+	// Extras are what the image holds beside the disk, which a copy of the disk
+	// does not have: "2 internal snapshots".
+	Extras []string `json:"extras,omitempty"`
 	// Warnings are defects that were tolerated, in words for the user.
 	Warnings []string `json:"warnings,omitempty"`
 }

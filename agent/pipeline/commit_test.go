@@ -74,12 +74,12 @@ func TestCommitKeepsTheKindOfImage(t *testing.T) {
 		"fixed.vhd":   {args: "-f vpc -o force_size=on,subformat=fixed"},
 		"dynamic.vdi": {args: "-f vdi"},
 		"flat.vmdk":   {args: "-f vmdk -o subformat=monolithicFlat", refuse: "monolithicFlat"},
-		"snap.qcow2":  {args: "-f qcow2", refuse: "before"},
+		"snap.qcow2":  {args: "-f qcow2", refuse: "1 internal snapshot"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), name)
 			qemuImg(t, append(append([]string{"create", "-q"}, strings.Fields(c.args)...), path, "8M")...)
-			if c.refuse == "before" {
+			if c.refuse == "1 internal snapshot" {
 				qemuImg(t, "snapshot", "-c", "before", path)
 			}
 			src, err := chain.Open(path, chain.Policy{})

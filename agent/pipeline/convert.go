@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -119,6 +120,7 @@ func (r *run) convert(ctx context.Context) error {
 	r.fillDisks()
 	for i, out := range r.outputs() {
 		r.warnOfSectors(i)
+		r.warnOfExtras(i)
 		if err := r.convertOne(ctx, i, out); err != nil {
 			return err
 		}
@@ -127,6 +129,16 @@ func (r *run) convert(ctx context.Context) error {
 		return r.writeDomain()
 	}
 	return nil
+}
+
+// warnOfExtras says what an image has that no output will have.
+func (r *run) warnOfExtras(i int) {
+	for _, image := range r.sources[i].Images() {
+		if extras := image.Info.Extras; len(extras) > 0 {
+			r.warn(api.Convert, "%s holds %s beside the disk: the output has the disk as it is now and nothing of that",
+				image.Path, strings.Join(extras, " and "))
+		}
+	}
 }
 
 func (r *run) convertOne(ctx context.Context, i int, out string) error {

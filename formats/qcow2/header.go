@@ -1,11 +1,8 @@
 package qcow2
 
 import (
-	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 
@@ -25,7 +22,6 @@ const (
 const (
 	maxName       = 1023 // backing_file_size, by the specification
 	maxExtensions = 64
-	maxSnapshots  = 64 // listed in Info
 )
 
 // header is the header of an image with its extensions.
@@ -38,6 +34,8 @@ type header struct {
 	l1Offset      uint64
 	snapshots     uint32
 	snapshotsAt   uint64
+	refTableAt    uint64
+	refTableSize  uint32 // clusters
 	incompatible  uint64
 	compatible    uint64
 	autoclear     uint64
@@ -48,7 +46,10 @@ type header struct {
 	backing       string
 	backingFormat string
 	dataFile      string
-	bitmaps       bool
+	bitmaps       uint32
+	bitmapsAt     uint64           // the directory of bitmaps
+	bitmapsSize   uint64           // its size in bytes
+	outdated      bool             // the bitmaps: somebody wrote to the disk who does not know them
 	featureNames  map[uint8]string // of incompatible bits
 }
 
@@ -72,6 +73,7 @@ func readHeader(f formats.File) (*header, error) {
 	h := &header{
 		version: be.Uint32(b[4:]), clusterBits: be.Uint32(b[20:]), size: be.Uint64(b[24:]), crypt: be.Uint32(b[32:]),
 		l1Size: be.Uint32(b[36:]), l1Offset: be.Uint64(b[40:]), snapshots: be.Uint32(b[60:]), snapshotsAt: be.Uint64(b[64:]),
+		refTableAt: be.Uint64(b[48:]), refTableSize: be.Uint32(b[56:]),
 		headerLength: headerV2Bytes, refcountOrder: 4,
 	}
 	if h.version == 3 {
@@ -148,10 +150,7 @@ func (h *header) readExtensions(f formats.File) error {
 
 func (h *header) readExtension(f formats.File, kind uint32, at, length int64) error {
 	switch kind {
-	case extBackingFormat, extDataFile, extFeatureNames:
-	case extBitmaps:
-		h.bitmaps = true
-		return nil
+	case extBackingFormat, extDataFile, extFeatureNames, extBitmaps:
 	default:
 		return nil // extensions that are not known may be passed over
 	}
@@ -164,6 +163,12 @@ func (h *header) readExtension(f formats.File, kind uint32, at, length int64) er
 		h.backingFormat = string(b)
 	case extDataFile:
 		h.dataFile = string(b)
+	case extBitmaps:
+		if len(b) < 24 {
+			return fmt.Errorf("%s: %d bytes: %w", f.Name, len(b), formats.ErrCorrupt)
+		}
+		h.bitmaps, h.bitmapsSize, h.bitmapsAt = binary.BigEndian.Uint32(b), binary.BigEndian.Uint64(b[8:]), binary.BigEndian.Uint64(b[16:])
+		h.outdated = h.autoclear&autoclearBitmaps == 0
 	case extFeatureNames:
 		// Entries of 48 bytes: type, bit, name padded with NUL.
 		h.featureNames = make(map[uint8]string)
@@ -251,9 +256,7 @@ func (h *header) info(f formats.File) formats.Info {
 	}
 	if h.dataFile != "" {
 		field("data file", h.dataFile)
-	}
-	if h.bitmaps {
-		field("dirty bitmaps", "present")
+		field("data file raw", strconv.FormatBool(h.autoclear&autoclearRawData != 0))
 	}
 	if h.incompatible&incompatCorrupt != 0 {
 		in.Warnings = append(in.Warnings, "the image is marked corrupt")
@@ -261,54 +264,6 @@ func (h *header) info(f formats.File) formats.Info {
 	if h.incompatible&incompatDirty != 0 {
 		field("dirty", "true") // only the refcounts lag behind; reading does not use them
 	}
-	snaps, warning := h.readSnapshots(f)
-	in.Fields = append(in.Fields, snaps...)
-	if warning != "" {
-		in.Warnings = append(in.Warnings, warning)
-	}
+	h.listExtras(f, &in)
 	return in
-}
-
-// readSnapshots lists the internal snapshots. Damage there does not keep the
-// disk from being read.
-func (h *header) readSnapshots(f formats.File) (out []formats.Field, warning string) {
-	if h.snapshots == 0 || h.snapshotsAt > 1<<62 {
-		return nil, ""
-	}
-	r := io.NewSectionReader(f, int64(h.snapshotsAt), max(0, f.Size-int64(h.snapshotsAt)))
-	for i := range min(h.snapshots, maxSnapshots) {
-		name, err := readSnapshot(r)
-		if err != nil {
-			return out, fmt.Sprintf("the table of internal snapshots cannot be read: %v", err)
-		}
-		out = append(out, formats.Field{Name: "snapshot " + strconv.Itoa(int(i)+1), Value: name})
-	}
-	if h.snapshots > maxSnapshots {
-		out = append(out, formats.Field{Name: "snapshots", Value: strconv.Itoa(int(h.snapshots))})
-	}
-	return out, ""
-}
-
-// readSnapshot reads one entry of the snapshot table, which is padded to a
-// multiple of 8 bytes.
-func readSnapshot(r *io.SectionReader) (string, error) {
-	var b [40]byte
-	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return "", err
-	}
-	be := binary.BigEndian
-	idLen, nameLen, extraLen := int64(be.Uint16(b[12:])), int64(be.Uint16(b[14:])), int64(be.Uint32(b[36:]))
-	if extraLen > 1024 {
-		return "", errors.New("extra data of " + strconv.FormatInt(extraLen, 10) + " bytes")
-	}
-	rest := make([]byte, extraLen+idLen+nameLen)
-	if _, err := io.ReadFull(r, rest); err != nil {
-		return "", err
-	}
-	total := int64(len(b)) + int64(len(rest))
-	if _, err := r.Seek((total+7)&^7-total, io.SeekCurrent); err != nil {
-		return "", err
-	}
-	id, name := rest[extraLen:extraLen+idLen], rest[extraLen+idLen:]
-	return string(bytes.TrimSpace(id)) + " " + string(name), nil
 }

@@ -33,6 +33,12 @@ const (
 	incompatExtendedL2  = 1 << 4
 )
 
+// Bits of autoclear_features.
+const (
+	autoclearBitmaps = 1 << 0 // the bitmaps are up to date
+	autoclearRawData = 1 << 1 // the external data file is a raw disk of its own
+)
+
 // Values of compression_type.
 const (
 	compressionZlib = 0 // raw deflate

@@ -171,28 +171,220 @@ func TestSubclusters(t *testing.T) {
 	}
 }
 
-func TestSnapshotsAreListed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s.qcow2")
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
-	run(t, "qemu-img", "snapshot", "-c", "before the update", path)
-	run(t, "qemu-img", "snapshot", "-c", "second", path)
-	got := fmt.Sprint(mustOpen(t, path).Info().Fields)
-	if !strings.Contains(got, "1 before the update") || !strings.Contains(got, "2 second") {
-		t.Errorf("fields %s", got)
-	}
-}
-
-func TestEncryptedIsRefused(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "luks.qcow2")
-	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x",
-		"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", path, "1M")
+// A part that is both allocated and zero is damage: QEMU refuses to read it, too.
+func TestSubclusterOfTwoMinds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.qcow2")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", "-o", "extended_l2=on", path, "1M")
+	run(t, "qemu-io", "-c", "write -P 7 0 4k", path)
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := qcow2.Open(memory(path, b), nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "LUKS") {
-		t.Errorf("got %v", err)
+	l1 := binary.BigEndian.Uint64(b[40:])
+	l2 := binary.BigEndian.Uint64(b[l1:]) & 0x00fffffffffffe00
+	if got := binary.BigEndian.Uint64(b[l2+8:]); got != 3 {
+		t.Fatalf("bitmap %#x", got)
 	}
+	b[l2+8+3] = 2 // bit 33: part 1 is zero
+	img, err := qcow2.Open(memory("x", b), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := make([]byte, 2048)
+	if _, err := img.ReadAt(p, 0); err != nil || p[0] != 7 {
+		t.Errorf("part 0: %v", err)
+	}
+	if _, err := img.ReadAt(p, 2048); !errors.Is(err, formats.ErrCorrupt) {
+		t.Errorf("part 1: %v", err)
+	}
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("qemu-io", "-r", "-c", "read 2k 2k", path).CombinedOutput(); err == nil && !strings.Contains(string(out), "failed") {
+		t.Errorf("QEMU reads it: %s", out)
+	}
+}
+
+// All qcow2 that have a data file: it is a raw disk of its own, or not.
+func TestDataFile(t *testing.T) {
+	for _, raw := range []string{"on", "off"} {
+		t.Run("data_file_raw="+raw, func(t *testing.T) {
+			dir := t.TempDir()
+			path, flat := filepath.Join(dir, "x.qcow2"), filepath.Join(dir, "want")
+			cmd := exec.Command("sh", "-ec", `cd "$1"
+				qemu-img create -q -f qcow2 -o data_file=data,data_file_raw=$2 x.qcow2 4M
+				qemu-io -c "write -P 3 64k 64k" -c "write -P 4 0 1k" -c "write -z 2M 64k" -c "write -P 5 4193792 512" x.qcow2
+				qemu-img convert -O raw x.qcow2 want`, "sh", dir, raw)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			want, err := os.ReadFile(flat)
+			if err != nil {
+				t.Fatal(err)
+			}
+			img := mustOpen(t, path)
+			formatstest.Disk(t, img, bytes.NewReader(want))
+			got := make([]byte, img.Size())
+			if _, err := img.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("other bytes than QEMU reads (%v)", err)
+			}
+			if fields := fmt.Sprint(img.Info().Fields); !strings.Contains(fields, fmt.Sprintf("{data file raw %v}", raw == "on")) || !strings.Contains(fields, "{data file data}") {
+				t.Errorf("fields %s", fields)
+			}
+			data, err := os.ReadFile(filepath.Join(dir, "data"))
+			if err != nil || raw == "on" && !bytes.Equal(data, want) {
+				t.Errorf("the data file is no raw disk (%v)", err)
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := qcow2.Open(memory("x", b), nil); !errors.Is(err, formats.ErrRefused) {
+				t.Errorf("without an opener: %v", err)
+			}
+		})
+	}
+}
+
+func TestSnapshotsAreListed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.qcow2")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
+	run(t, "qemu-io", "-c", "write -P 1 0 64k", path)
+	run(t, "qemu-img", "snapshot", "-c", "before the update", path)
+	run(t, "qemu-img", "snapshot", "-c", "second", path)
+	run(t, "qemu-io", "-c", "write -P 2 0 64k", path)
+	img := mustOpen(t, path)
+	in := img.Info()
+	got := fmt.Sprint(in.Fields)
+	if !strings.Contains(got, "{snapshots 2}") || !strings.Contains(got, "1 before the update") || !strings.Contains(got, "2 second") {
+		t.Errorf("fields %s", got)
+	}
+	if fmt.Sprint(in.Extras) != "[2 internal snapshots]" {
+		t.Errorf("extras %q", in.Extras)
+	}
+	p := make([]byte, 1)
+	if _, err := img.ReadAt(p, 0); err != nil || p[0] != 2 {
+		t.Errorf("reads %d, %v: not the disk as it is now", p[0], err)
+	}
+}
+
+func TestBitmapsAreListed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "b.qcow2")
+	run(t, "qemu-img", "create", "-q", "-f", "qcow2", path, "1M")
+	run(t, "qemu-img", "bitmap", "--add", path, "nightly")
+	run(t, "qemu-img", "bitmap", "--add", "--disable", "-g", "4096", path, "other")
+	in := mustOpen(t, path).Info()
+	got := fmt.Sprint(in.Fields)
+	for _, want := range []string{"{dirty bitmaps 2}", "{dirty bitmap 1 nightly, granularity 65536, auto}", "{dirty bitmap 2 other, granularity 4096}"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("fields %s; want %s", got, want)
+		}
+	}
+	if fmt.Sprint(in.Extras) != "[2 dirty bitmaps]" || len(in.Warnings) > 0 {
+		t.Errorf("extras %q, warnings %q", in.Extras, in.Warnings)
+	}
+	// Somebody who does not know bitmaps has written to the disk.
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[95] &^= 1
+	img, err := qcow2.Open(memory("b", b), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in := img.Info(); len(in.Extras) > 0 || !strings.Contains(fmt.Sprint(in.Fields), "outdated") {
+		t.Errorf("outdated: %+v", in)
+	}
+}
+
+func TestEncryptedIsRefused(t *testing.T) {
+	for format, say := range map[string]string{"luks": "LUKS", "aes": "AES"} {
+		path := filepath.Join(t.TempDir(), format)
+		options := "encrypt.format=" + format + ",encrypt.key-secret=s"
+		if format == "luks" {
+			options += ",encrypt.iter-time=10"
+		}
+		run(t, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o", options, path, "1M")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := qcow2.Open(memory(path, b), nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), say) {
+			t.Errorf("%s: got %v", format, err)
+		}
+	}
+}
+
+// What we write with any size of cluster is what QEMU takes for whole, and for
+// the same disk.
+func TestEveryClusterSize(t *testing.T) {
+	dir := t.TempDir()
+	path, raw := filepath.Join(dir, "x.qcow2"), filepath.Join(dir, "raw")
+	for size := int64(512); size <= 2<<20; size *= 2 {
+		data := pattern(int(min(max(2<<20, 3*size), 5<<20)) + 512)
+		if err := os.WriteFile(raw, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, compression := range []string{"none", "zlib", "zstd"} {
+			b := written(t, data, qcow2.Options{ClusterSize: size, Compression: compression})
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			run(t, "qemu-img", "check", "-q", path)
+			run(t, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", path, raw)
+			in := mustOpen(t, path).Info()
+			if in.ClusterSz != size || in.Variant != "v3" || strings.Contains(fmt.Sprint(in.Fields), "lazy") {
+				t.Errorf("clusters of %d, %s: %+v", size, compression, in)
+			}
+			if info := run(t, "qemu-img", "info", path); !strings.Contains(info, fmt.Sprintf("cluster_size: %d\n", size)) || !strings.Contains(info, "lazy refcounts: false") {
+				t.Errorf("QEMU says:\n%s", info)
+			}
+		}
+	}
+}
+
+// written makes an image with our writer.
+func written(t testing.TB, data []byte, opt qcow2.Options) []byte {
+	t.Helper()
+	var out writerAt
+	w, err := qcow2.NewWriter(&out, int64(len(data)), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := w.NewPacker()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for off := 0; off < len(data); off += int(opt.ClusterSize) {
+		cluster := append(bytes.Clone(data[off:min(off+int(opt.ClusterSize), len(data))]), make([]byte, opt.ClusterSize)...)[:opt.ClusterSize]
+		if len(bytes.Trim(cluster, "\x00")) == 0 {
+			continue
+		}
+		var packed []byte
+		if p != nil {
+			if packed, err = p.Pack(nil, int64(off), cluster); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var host int64
+		if len(packed) > 0 {
+			cluster = packed
+			host, err = w.PlacePacked(int64(off), len(packed))
+		} else {
+			host, _, err = w.Place(int64(off), opt.ClusterSize)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.WriteAt(cluster, host); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // patch changes bytes of the header of a fresh image.

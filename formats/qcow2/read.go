@@ -182,6 +182,8 @@ func (q *Image) decodeExtended(table []uint64, index int64) (place, error) {
 	switch {
 	case e&entryCompressed != 0:
 		return place{kind: formats.Data, packed: e}, nil
+	case bitmap>>part&(1|1<<subclusters) == 1|1<<subclusters:
+		return place{}, fmt.Errorf("%s: part %d of a cluster is both allocated and zero: %w", q.file.Name, part, formats.ErrCorrupt)
 	case bitmap&(1<<(part+subclusters)) != 0:
 		return place{kind: formats.Zero}, nil
 	case bitmap&(1<<part) == 0:

@@ -81,14 +81,17 @@ func Like(info formats.Info) (Options, error) {
 	case "qcow2":
 		opt.Variant = "" // always version 3
 		for _, f := range info.Fields {
-			if strings.HasPrefix(f.Name, "snapshot") || f.Name == "dirty bitmaps" || f.Name == "data file" {
-				return opt, fmt.Errorf("it holds more than one disk (%s %s): %w", f.Name, f.Value, ErrOptions)
+			if f.Name == "data file" {
+				return opt, fmt.Errorf("its data lies in another file (%s): %w", f.Value, ErrOptions)
 			}
 		}
 	case "vmdk":
 		if info.Variant != "monolithicSparse" && info.Variant != "streamOptimized" {
 			return opt, fmt.Errorf("VMDK of kind %s: %w", info.Variant, ErrOptions)
 		}
+	}
+	if len(info.Extras) > 0 {
+		return opt, fmt.Errorf("it holds more than the disk (%s): %w", strings.Join(info.Extras, ", "), ErrOptions)
 	}
 	if info.Parent != nil {
 		return opt, fmt.Errorf("it stands on %s: %w", info.Parent.Name, ErrOptions)
