@@ -42,7 +42,7 @@ func (h *header) listExtras(f formats.File, in *formats.Info) {
 	if h.snapshots > 0 {
 		in.Extras = append(in.Extras, counted(h.snapshots, "internal snapshot"))
 		field("snapshots", strconv.Itoa(int(h.snapshots)))
-		err := h.eachSnapshot(f, min(h.snapshots, maxListed), func(i uint32, s snapshot) error {
+		_, err := h.eachSnapshot(f, min(h.snapshots, maxListed), func(i uint32, s snapshot) error {
 			field("snapshot "+strconv.Itoa(int(i)+1), s.name)
 			return nil
 		})
@@ -88,31 +88,32 @@ func (b bitmap) String() string {
 	return strings.Join(words, ", ")
 }
 
-// eachSnapshot gives the first n internal snapshots to visit.
-func (h *header) eachSnapshot(f formats.File, n uint32, visit func(i uint32, s snapshot) error) error {
+// eachSnapshot gives the first n internal snapshots to visit, and where the last
+// of them ends.
+func (h *header) eachSnapshot(f formats.File, n uint32, visit func(i uint32, s snapshot) error) (end uint64, err error) {
 	r := &records{f: f, at: h.snapshotsAt}
 	for i := range n {
 		var b [40]byte
 		if err := r.read(b[:]); err != nil {
-			return err
+			return 0, err
 		}
 		be := binary.BigEndian
 		idLen, nameLen, extraLen := int(be.Uint16(b[12:])), int(be.Uint16(b[14:])), be.Uint32(b[36:])
 		if extraLen > 1024 {
-			return fmt.Errorf("extra data of %d bytes: %w", extraLen, formats.ErrCorrupt)
+			return 0, fmt.Errorf("extra data of %d bytes: %w", extraLen, formats.ErrCorrupt)
 		}
 		rest := make([]byte, int(extraLen)+idLen+nameLen)
 		if err := r.read(rest); err != nil {
-			return err
+			return 0, err
 		}
 		r.pad()
 		id, name := rest[extraLen:int(extraLen)+idLen], rest[int(extraLen)+idLen:]
 		s := snapshot{l1Offset: be.Uint64(b[0:]), l1Size: be.Uint32(b[8:]), name: string(bytes.TrimSpace(id)) + " " + string(name)}
 		if err := visit(i, s); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return r.at, nil
 }
 
 // eachBitmap gives the first n bitmaps to visit.

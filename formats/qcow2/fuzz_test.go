@@ -74,6 +74,18 @@ func FuzzOpen(f *testing.F) {
 		if err := formatstest.Every(img, 1<<20); errors.Is(err, formatstest.ErrBroken) {
 			t.Fatal(err)
 		}
+		n := 0
+		_ = img.Check(t.Context(), func(p formats.Problem) error {
+			for _, x := range p.Patches {
+				if x.Offset < 0 || x.Offset+int64(len(x.Bytes)) > int64(len(b)) {
+					t.Fatalf("a patch outside of the file: %+v", p)
+				}
+			}
+			if n++; n > 1000 {
+				return errors.New("enough")
+			}
+			return nil
+		})
 	})
 }
 

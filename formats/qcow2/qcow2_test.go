@@ -333,7 +333,11 @@ func TestEveryClusterSize(t *testing.T) {
 			}
 			run(t, "qemu-img", "check", "-q", path)
 			run(t, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", path, raw)
-			in := mustOpen(t, path).Info()
+			img := mustOpen(t, path)
+			if list := problems(t, img); len(list) > 0 {
+				t.Errorf("clusters of %d, %s: %+v", size, compression, list)
+			}
+			in := img.Info()
 			if in.ClusterSz != size || in.Variant != "v3" || strings.Contains(fmt.Sprint(in.Fields), "lazy") {
 				t.Errorf("clusters of %d, %s: %+v", size, compression, in)
 			}

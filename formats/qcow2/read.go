@@ -22,6 +22,7 @@ const subclusters = 32
 // Image is an opened qcow2 image.
 type Image struct {
 	file    formats.File
+	head    *header
 	data    formats.File // where data clusters lie: file, or the external data file
 	info    formats.Info
 	v3      bool
@@ -49,7 +50,7 @@ func Open(f formats.File, open formats.Opener) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &Image{file: f, data: f, info: h.info(f), v3: h.version >= 3, size: int64(h.size), cluster: 1 << h.clusterBits,
+	q := &Image{file: f, head: h, data: f, info: h.info(f), v3: h.version >= 3, size: int64(h.size), cluster: 1 << h.clusterBits,
 		extended: h.incompatible&incompatExtendedL2 != 0, external: h.incompatible&incompatDataFile != 0,
 		hasParent: h.backing != ""}
 	q.unit = q.cluster

@@ -40,13 +40,18 @@ func newUnpacker(compression uint8) (unpacker, error) {
 	return u, nil
 }
 
-// unpack fills dst, one cluster, from the compressed cluster of that entry:
-// bits 0 to x-1 are the offset, x to 61 the number of further 512-byte sectors.
-func (q *Image) unpack(dst []byte, entry uint64) error {
+// packedAt says where the compressed cluster of that entry lies: bits 0 to x-1
+// are the offset, x to 61 the number of further 512-byte sectors.
+func (q *Image) packedAt(entry uint64) (off, n int64) {
 	x := 62 - (bits.TrailingZeros64(uint64(q.cluster)) - 8)
-	off := int64(entry & (1<<x - 1))
+	off = int64(entry & (1<<x - 1))
 	sectors := int64(entry &^ (entryCopied | entryCompressed) >> x)
-	n := (sectors+1)*sectorSize - off%sectorSize
+	return off, (sectors+1)*sectorSize - off%sectorSize
+}
+
+// unpack fills dst, one cluster, from the compressed cluster of that entry.
+func (q *Image) unpack(dst []byte, entry uint64) error {
+	off, n := q.packedAt(entry)
 	// The last sector of a file need not be whole.
 	if off >= q.data.Size {
 		return fmt.Errorf("%s: compressed cluster at offset %d of a file of %d bytes: %w", q.data.Name, off, q.data.Size, formats.ErrTruncated)
