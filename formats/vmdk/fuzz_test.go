@@ -58,6 +58,22 @@ func small(t testing.TB, variant string) []byte {
 	return out
 }
 
+// checkEnds carries out a check, whose patches must lie in the file.
+func checkEnds(t *testing.T, img *vmdk.Image, b []byte) {
+	n := 0
+	_ = img.Check(t.Context(), func(p formats.Problem) error {
+		for _, x := range p.Patches {
+			if x.Offset < 0 || x.Offset+int64(len(x.Bytes)) > int64(len(b)) {
+				t.Fatalf("a patch outside of the file: %+v", p)
+			}
+		}
+		if n++; n > 1000 {
+			return errors.New("enough")
+		}
+		return nil
+	})
+}
+
 // blank is a header without capacity, grain or descriptor, but with the size
 // of a descriptor.
 func blank() []byte {
@@ -88,6 +104,7 @@ func FuzzOpen(f *testing.F) {
 		if err := formatstest.Every(img, 1<<20); errors.Is(err, formatstest.ErrBroken) {
 			t.Fatal(err)
 		}
+		checkEnds(t, img, b)
 		if img.Info().Parent == nil {
 			if list, _ := formatstest.Extents(img, 100); len(list) > 0 && list[0].Kind == formats.Absent {
 				t.Fatal("absent without a parent")
@@ -116,6 +133,7 @@ func FuzzExtent(f *testing.F) {
 		if err := formatstest.Every(img, 1<<20); errors.Is(err, formatstest.ErrBroken) {
 			t.Fatal(err)
 		}
+		checkEnds(t, img, b)
 	})
 }
 

@@ -28,6 +28,7 @@ const (
 	gdAtEnd        = ^uint64(0) // gdOffset of a stream: the footer knows
 	deflateGrains  = 1          // compressAlgorithm
 	markerFooter   = 3          // type of the marker before the footer
+	markerBytes    = 12         // of the marker before a compressed grain
 	maxGrainBytes  = 16 << 20   // bounds the memory that a compressed grain takes
 	maxTableSize   = 1 << 16    // entries of a grain table; 512 and 4096 occur
 	maxDirectory   = 1 << 24    // entries of a grain directory: 64 MiB, 512 TiB with usual grains
@@ -173,6 +174,32 @@ func (h *sparseHeader) check(f formats.File) error {
 		return fmt.Errorf("%s: grain compression %d: %w", f.Name, h.compression, formats.ErrUnsupported)
 	}
 	return nil
+}
+
+// places lists where headers, descriptor and directories of n bytes lie, as far
+// as they lie in a file of that size.
+func (h *sparseHeader) places(size, n int64) []span {
+	type place struct {
+		sector, bytes uint64
+		what          string
+	}
+	list := []place{{0, sectorSize, "the header"}, {h.gdOffset, uint64(n), "the grain directory"}}
+	switch {
+	case h.cowd:
+		list[0].bytes = maxHeaderBytes
+	case h.flags&flagRedundantTable != 0 && h.rgdOffset != 0:
+		list = append(list, place{h.rgdOffset, uint64(n), "the redundant grain directory"})
+	}
+	if h.descriptorOffset != 0 && h.descriptorSize <= maxDescriptorBytes/sectorSize {
+		list = append(list, place{h.descriptorOffset, h.descriptorSize * sectorSize, "the descriptor"})
+	}
+	var out []span
+	for _, p := range list {
+		if at := int64(p.sector) * sectorSize; p.bytes > 0 && p.sector <= uint64(size)/sectorSize && int64(p.bytes) <= size-at {
+			out = append(out, span{at, at + int64(p.bytes), p.what})
+		}
+	}
+	return out
 }
 
 // descriptor reads the embedded descriptor; nil when the file has none.

@@ -66,6 +66,8 @@ func newSE(f formats.File, hasParent bool) (*sparse, error) {
 		return nil, err
 	}
 	s.ready()
+	s.places = []span{{0, seHeaderBytes, "the header"}, {int64(h.volatile) * sectorSize, int64(h.volatile+1) * sectorSize, "the volatile header"},
+		{int64(h.directory) * sectorSize, int64(h.directory)*sectorSize + int64(len(s.gd))*seEntry, "the grain directory"}}
 	return s, nil
 }
 

@@ -28,6 +28,9 @@ type sparse struct {
 	grain     int64 // bytes
 	perTable  int64 // grains per grain table
 	gd        []uint32
+	spareAt   uint64    // sector of the redundant directory, 0 for none
+	damaged   string    // what is wrong with the first directory, where the other is used
+	places    []span    // of headers and directories
 	se        *seLayout // nil where an entry is the number of a sector
 	hasParent bool
 	markers   bool
@@ -97,15 +100,27 @@ func (s *sparse) tableAt(entry uint32) int64 {
 // loadDirectory reads the grain directory, or the redundant one when the
 // first leads out of the file.
 func (s *sparse) loadDirectory(h *sparseHeader) error {
-	gd, err := s.readDirectory(h.gdOffset)
-	if err != nil && h.flags&flagRedundantTable != 0 && h.rgdOffset != 0 {
-		spare, err2 := s.readDirectory(h.rgdOffset)
+	read := func(sector uint64) ([]uint32, error) {
+		gd, err := s.readDirectory(sector)
+		if err == nil {
+			err = s.checkDirectory(gd)
+		}
+		return gd, err
+	}
+	gd, err := read(h.gdOffset)
+	if h.flags&flagRedundantTable != 0 {
+		s.spareAt = h.rgdOffset
+	}
+	if err != nil && s.spareAt != 0 {
+		spare, err2 := read(s.spareAt)
 		if err2 == nil {
-			s.warnings = append(s.warnings, "the grain directory is damaged; the redundant one is used: "+err.Error())
+			s.damaged = "the grain directory is damaged; the redundant one is used: " + err.Error()
+			s.warnings = append(s.warnings, s.damaged)
 			gd, err = spare, nil
 		}
 	}
 	s.gd = gd
+	s.places = h.places(s.file.Size, int64(len(gd))*4)
 	return err
 }
 
@@ -130,7 +145,7 @@ func (s *sparse) readDirectory(sector uint64) ([]uint32, error) {
 	for i := range gd {
 		gd[i] = binary.LittleEndian.Uint32(b[i*4:])
 	}
-	return gd, s.checkDirectory(gd)
+	return gd, nil
 }
 
 // checkDirectory refuses tables that do not lie in the file.
@@ -391,12 +406,11 @@ func (s *sparse) readPacked(z *inflater, at, index int64) ([]byte, error) {
 		return z.read(s.file, at, min(2*s.grain, max(s.file.Size-at, 0)))
 	}
 	// Most grains are read in one go: header and a guess of the data.
-	const header = 12
-	b, err := z.read(s.file, at, min(header+s.grain, max(s.file.Size-at, 0)))
+	b, err := z.read(s.file, at, min(markerBytes+s.grain, max(s.file.Size-at, 0)))
 	if err != nil {
 		return nil, err
 	}
-	if len(b) < header {
+	if len(b) < markerBytes {
 		return nil, fmt.Errorf("%s: grain marker at offset %d: %w", s.file.Name, at, formats.ErrTruncated)
 	}
 	lba, size := binary.LittleEndian.Uint64(b), int64(binary.LittleEndian.Uint32(b[8:]))
@@ -408,15 +422,15 @@ func (s *sparse) readPacked(z *inflater, at, index int64) ([]byte, error) {
 	if size > 2*s.grain {
 		return nil, fmt.Errorf("%s: compressed grain of %d bytes at offset %d: %w", s.file.Name, size, at, formats.ErrCorrupt)
 	}
-	if header+size > int64(len(b)) {
-		if header+size > s.file.Size-at {
+	if markerBytes+size > int64(len(b)) {
+		if markerBytes+size > s.file.Size-at {
 			return nil, fmt.Errorf("%s: grain of %d bytes at offset %d: %w", s.file.Name, size, at, formats.ErrTruncated)
 		}
-		if b, err = z.read(s.file, at, header+size); err != nil {
+		if b, err = z.read(s.file, at, markerBytes+size); err != nil {
 			return nil, err
 		}
 	}
-	return b[header : header+size], nil
+	return b[markerBytes : markerBytes+size], nil
 }
 
 // inflater is the state that decompressing needs, used again and again.

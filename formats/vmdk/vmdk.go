@@ -28,6 +28,7 @@ const maxDiskSectors = 1 << 53
 type Image struct {
 	info  formats.Info
 	parts []part // in guest order, without gaps
+	own   bool   // the one part lies in the image's first file
 }
 
 // part is a run of the guest's bytes that one extent gives.
@@ -157,7 +158,7 @@ func openSparse(f formats.File, open formats.Opener) (*Image, error) {
 	if h.uncleanShutdown {
 		m.info.Warnings = append(m.info.Warnings, "the image was not closed cleanly")
 	}
-	m.parts = []part{{length: ext.size, disk: ext}}
+	m.parts, m.own = []part{{length: ext.size, disk: ext}}, true
 	return m, nil
 }
 
