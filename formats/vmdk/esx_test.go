@@ -183,6 +183,14 @@ func TestDeltasOfESX(t *testing.T) {
 	}
 }
 
+// A snapshot that was not written to yet has neither tables nor grains: its file
+// may end before their regions.
+func TestEmptySeSparse(t *testing.T) {
+	const size = 40 << 20
+	s := over(t, size, nil, 4096, "seSparse", seSparse(size, nil, 0)[:16*512])
+	formatstest.Disk(t, mustChain(t, s.top), bytes.NewReader(s.want))
+}
+
 // A delta over the wrong base is refused by its CID.
 func TestDeltaOverAnotherBase(t *testing.T) {
 	const size = 1 << 20
@@ -215,8 +223,10 @@ func TestDamagedSeSparse(t *testing.T) {
 		{"absurd capacity", 16, 1 << 60, 0, formats.ErrCorrupt},
 		{"small directory", 136, 0, 0, formats.ErrCorrupt},
 		{"directory outside", 128, 1 << 50, 0, formats.ErrTruncated},
-		{"tables outside", 144, 1 << 62, 0, formats.ErrTruncated},
-		{"no grains", 192, 0, 0, formats.ErrTruncated},
+		{"tables outside", 144, 1 << 50, 0, formats.ErrTruncated},
+		{"tables at an absurd place", 144, 1 << 62, 0, formats.ErrCorrupt},
+		{"grains past the end", 192, 1 << 50, 0, formats.ErrTruncated},
+		{"no grains", 192, 0, 0, formats.ErrCorrupt},
 		{"volatile header elsewhere", 80, 3, 0, formats.ErrCorrupt},
 		{"journal to be carried out", 512 + 24, 1, 0, formats.ErrUnsupported},
 		{"entry of the directory of no type", 4 * 512, 1, 0, formats.ErrCorrupt},

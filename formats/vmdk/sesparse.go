@@ -99,8 +99,9 @@ func readSEHeader(f formats.File) (*seHeader, error) {
 		return nil, fmt.Errorf("%s: capacity in sectors %d: %w", f.Name, h.capacity, formats.ErrCorrupt)
 	}
 	for _, at := range []uint64{h.volatile, h.directory, h.tables, h.grains} {
-		if at == 0 || at > uint64(f.Size)/sectorSize {
-			return nil, fmt.Errorf("%s: seSparse region at sector %d of a file of %d bytes: %w", f.Name, at, f.Size, formats.ErrTruncated)
+		// Regions without content may lie past the end of the file.
+		if at == 0 || at > maxDiskSectors {
+			return nil, fmt.Errorf("%s: seSparse region at sector %d: %w", f.Name, at, formats.ErrCorrupt)
 		}
 	}
 	return h, nil

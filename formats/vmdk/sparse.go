@@ -16,7 +16,7 @@ import (
 
 // Bounds of what an opened sparse file keeps in memory.
 const (
-	cachedTables = 512     // grain tables: 1 MiB with 512 entries each
+	cachedTables = 512     // grain tables: 2 MiB with 512 entries each
 	cachedGrains = 4 << 20 // bytes of decompressed grains
 	tablesPerRun = 4096    // tables that one call of Extent looks at
 )
