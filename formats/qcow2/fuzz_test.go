@@ -57,11 +57,22 @@ func small(t testing.TB, opt qcow2.Options) []byte {
 	return out
 }
 
+// subclustered is an image with extended L2 entries, of which one is used.
+func subclustered(t testing.TB) []byte {
+	b := small(t, qcow2.Options{ClusterSize: 16 << 10})
+	b[79] |= 1 << 4
+	d := damage{b, 16 << 10}
+	d.put(d.l2(), d.word(d.l2()+8))
+	d.put(d.l2()+8, 0xf0<<32|0xf)
+	return b
+}
+
 // Whatever the bytes: an error, or a disk that keeps the contract, soon.
 func FuzzOpen(f *testing.F) {
 	for _, opt := range []qcow2.Options{{ClusterSize: 512}, {ClusterSize: 1024, Compression: "zlib"}, {ClusterSize: 2048, Compression: "zstd"}} {
 		f.Add(small(f, opt))
 	}
+	f.Add(subclustered(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		open := func(string) (formats.File, error) { return memory("x", b), nil }
 		img, err := qcow2.Open(memory("fuzz", b), open)
@@ -91,6 +102,14 @@ func FuzzOpen(f *testing.F) {
 
 // The seeds of the fuzzer are images that open.
 func TestSmall(t *testing.T) {
+	img, err := qcow2.Open(memory("x", subclustered(t)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := formatstest.Extents(img, 9)
+	if err != nil || len(list) != 2 || list[0].Kind != formats.Data || list[0].Length != 2048 || list[1].Kind != formats.Zero {
+		t.Errorf("extents %+v, %v", list, err)
+	}
 	for _, opt := range []qcow2.Options{{ClusterSize: 512}, {ClusterSize: 4096, Compression: "zlib"}, {ClusterSize: 2 << 20, Compression: "zstd"}} {
 		img, err := qcow2.Open(memory("small", small(t, opt)), nil)
 		if err != nil {
