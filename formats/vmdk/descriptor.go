@@ -123,6 +123,9 @@ func parseDescriptor(text []byte) (*descriptor, error) {
 			Name: strings.TrimSpace(key), Value: unquote(strings.TrimSpace(value)),
 		})
 	}
+	if d.value("encryptionKeys") != "" || strings.Contains(d.value("ddb.iofilters"), "vmwarevmcrypt") {
+		return nil, fmt.Errorf("encrypted by vSphere: %w", formats.ErrUnsupported)
+	}
 	return d, nil
 }
 

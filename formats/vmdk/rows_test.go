@@ -78,6 +78,35 @@ func TestPiecesOf2GB(t *testing.T) {
 	}
 }
 
+// A snapshot in pieces of 2 GB over a snapshot over its base, as Workstation
+// makes them.
+func TestSnapshotsInPieces(t *testing.T) {
+	needQemuImg(t)
+	dir := t.TempDir()
+	cmd := exec.Command("sh", "-ec", `
+		qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentSparse web.vmdk 3G
+		qemu-io -c "write -P 1 0 1M" -c "write -P 2 2047M 2M" web.vmdk
+		qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentSparse -b web.vmdk -F vmdk web-000001.vmdk
+		qemu-io -c "write -P 3 512k 64k" -c "write -P 4 2048M 64k" web-000001.vmdk
+		qemu-img create -q -f vmdk -b web-000001.vmdk -F vmdk web-000002.vmdk
+		qemu-io -c "write -P 5 2559M 1M" web-000002.vmdk
+		qemu-img convert -O raw web-000002.vmdk raw`)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	want, err := os.Open(filepath.Join(dir, "raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer want.Close()
+	c := mustChain(t, filepath.Join(dir, "web-000002.vmdk"))
+	if n := len(c.Images()); n != 3 {
+		t.Errorf("%d images", n)
+	}
+	formatstest.Disk(t, c, want)
+}
+
 // stream writes a streamOptimized disk, and changes it as older and other
 // writers make it: another version, the directory named in the header and no
 // footer, grains without markers.

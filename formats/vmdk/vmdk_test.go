@@ -176,6 +176,8 @@ func TestDescriptorErrors(t *testing.T) {
 		{"extent file too short", head + "RW 8 FLAT \"x\" 0\n", short, formats.ErrTruncated},
 		{"offset past the end", head + "RW 0 FLAT \"x\" 5\n", short, formats.ErrTruncated},
 		{"raw device mapping", head + "RW 8 VMFSRDM \"x\"\n", short, formats.ErrUnsupported},
+		{"encrypted, by its keys", head + "encryptionKeys=\"vmware:key/list/(pair/(…))\"\nRW 8 ZERO\n", nil, formats.ErrUnsupported},
+		{"encrypted, by its filter", head + "RW 8 ZERO\nddb.iofilters = \"vmwarevmcrypt\"\n", nil, formats.ErrUnsupported},
 		{"no access", head + "NOACCESS 8 FLAT \"x\" 0\n", short, formats.ErrUnsupported},
 		{"negative size", head + "RW -8 ZERO\n", nil, formats.ErrCorrupt},
 		{"overflow", head + strings.Repeat("RW 9007199254740992 ZERO\n", 3), nil, formats.ErrCorrupt},
