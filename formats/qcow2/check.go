@@ -3,6 +3,7 @@ package qcow2
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -88,6 +89,21 @@ func (c *checker) take(entry int64, off uint64, length int64, role uint16, what 
 	return fresh, nil
 }
 
+// table reads n words at off, which an entry refers to. What cannot be read of
+// it is a problem, and gives none.
+func (c *checker) table(entry int64, off uint64, n int64, what string) ([]uint64, error) {
+	words, err := c.img.readWords(int64(off), n)
+	return words, c.unreadable(entry, what, err)
+}
+
+// unreadable makes a problem of an error that is the image's fault.
+func (c *checker) unreadable(entry int64, what string, err error) error {
+	if errors.Is(err, formats.ErrTruncated) || errors.Is(err, formats.ErrCorrupt) {
+		return c.problem(formats.BadReference, entry, false, "%s cannot be read: %v", what, err)
+	}
+	return err
+}
+
 // countHeader counts the header and the active tables.
 func (c *checker) countHeader() error {
 	if _, err := c.take(0, 0, 1, roleTable, "the header"); err != nil {
@@ -104,6 +120,9 @@ func (c *checker) countHeader() error {
 
 // countL1 counts an L1 table and all that it leads to.
 func (c *checker) countL1(entry int64, at uint64, size int64, what string) error {
+	if c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
+	}
 	if size == 0 {
 		return nil
 	}
@@ -114,9 +133,9 @@ func (c *checker) countL1(entry int64, at uint64, size int64, what string) error
 	if err != nil || !ok {
 		return err
 	}
-	l1, err := c.img.readWords(int64(at), size)
+	l1, err := c.table(entry, at, size, what)
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return err
 	}
 	seen := make(map[uint64]bool)
 	for i, e := range l1 {
@@ -150,9 +169,9 @@ func (c *checker) countL2(entry int64, e uint64, seen map[uint64]bool) error {
 		return c.problem(formats.Overlap, entry, false, "the L2 table at %d is there for two parts of the disk", off)
 	}
 	seen[off] = true
-	table, err := c.img.readWords(int64(off), c.img.cluster/8)
+	table, err := c.table(entry, off, c.img.cluster/8, "an L2 table")
 	if err != nil {
-		return fmt.Errorf("L2 table at %d: %w", off, err)
+		return err
 	}
 	step := c.img.words()
 	for i := 0; i < len(table); i += step {
@@ -221,8 +240,8 @@ func (c *checker) countRefcounts() error {
 	if err != nil || !ok {
 		return err
 	}
-	if c.counts.blocks, err = q.readWords(int64(h.refTableAt), size/8); err != nil {
-		return fmt.Errorf("refcount table: %w", err)
+	if c.counts.blocks, err = c.table(48, h.refTableAt, size/8, "the refcount table"); err != nil {
+		return err
 	}
 	for i, off := range c.counts.blocks {
 		if off == 0 {
@@ -248,7 +267,7 @@ func (c *checker) countSnapshots() error {
 		return c.countL1(64, s.l1Offset, int64(s.l1Size), "the L1 table of a snapshot")
 	})
 	if err != nil {
-		return fmt.Errorf("table of internal snapshots: %w", err)
+		return c.unreadable(64, "the table of snapshots", err)
 	}
 	_, err = c.take(64, h.snapshotsAt, int64(end-h.snapshotsAt), roleTable, "the table of snapshots")
 	return err
@@ -261,33 +280,27 @@ func (c *checker) countBitmaps() error {
 		return nil
 	}
 	if h.bitmapsSize > 1<<32 {
-		return c.problem(formats.BadReference, 0, true, "the directory of dirty bitmaps has %d bytes", h.bitmapsSize)
+		return c.problem(formats.BadReference, 0, false, "the directory of dirty bitmaps has %d bytes", h.bitmapsSize)
 	}
 	ok, err := c.take(0, h.bitmapsAt, int64(h.bitmapsSize), roleTable, "the directory of dirty bitmaps")
 	if err != nil || !ok {
 		return err
 	}
 	err = h.eachBitmap(c.img.file, h.bitmaps, func(_ uint32, b bitmap) error { return c.countBitmap(b) })
-	if err != nil {
-		return fmt.Errorf("directory of dirty bitmaps: %w", err)
-	}
-	return nil
+	return c.unreadable(int64(h.bitmapsAt), "the directory of dirty bitmaps", err)
 }
 
 func (c *checker) countBitmap(b bitmap) error {
-	if b.tableSize == 0 {
-		return nil
+	if b.tableSize == 0 || c.ctx.Err() != nil {
+		return context.Cause(c.ctx)
 	}
 	ok, err := c.take(int64(c.img.head.bitmapsAt), b.tableOffset, int64(b.tableSize)*8, roleTable, "the table of a dirty bitmap")
 	if err != nil || !ok {
 		return err
 	}
-	if c.ctx.Err() != nil {
-		return context.Cause(c.ctx)
-	}
-	table, err := c.img.readWords(int64(b.tableOffset), int64(b.tableSize))
+	table, err := c.table(int64(c.img.head.bitmapsAt), b.tableOffset, int64(b.tableSize), "the table of a dirty bitmap")
 	if err != nil {
-		return fmt.Errorf("table of a dirty bitmap: %w", err)
+		return err
 	}
 	for i, e := range table {
 		if off := e & offsetMask; off != 0 {

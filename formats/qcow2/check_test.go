@@ -224,6 +224,60 @@ func apply(b []byte, list []formats.Problem) []byte {
 	return b
 }
 
+// Damage to what only snapshots and bitmaps have is found as well.
+func TestCheckOfDamagedExtras(t *testing.T) {
+	path := filled(t, "compat=1.1")
+	run(t, "qemu-img", "snapshot", "-c", "before", path)
+	run(t, "qemu-io", "-c", "write -P 7 128k 64k", path)
+	run(t, "qemu-img", "bitmap", "--add", path, "nightly")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshots := int64(binary.BigEndian.Uint64(good[64:]))
+	ext := int64(bytes.Index(good[:64<<10], []byte{0x23, 0x85, 0x28, 0x75, 0, 0, 0, 24}))
+	bitmaps := int64(binary.BigEndian.Uint64(good[ext+24:]))
+	for _, c := range []struct {
+		name   string
+		change func(d damage)
+		kind   string
+	}{
+		{"L1 table of a snapshot outside", func(d damage) { d.put(snapshots, 1<<40) }, formats.BadReference},
+		{"L1 table of a snapshot is the active one", func(d damage) { d.put(snapshots, uint64(d.l1())) }, formats.Overlap},
+		{"huge L1 table of a snapshot", func(d damage) { d.b[snapshots+8] = 0xff }, formats.BadReference},
+		{"L1 table of a snapshot longer than the file", func(d damage) { d.b[snapshots+9] = 0x3f }, formats.BadReference},
+		{"snapshots outside", func(d damage) { d.put(64, 1<<40) }, formats.BadReference},
+		{"a snapshot's entry of absurd size", func(d damage) { d.b[snapshots+36] = 0xff }, formats.BadReference},
+		{"more snapshots than there are", func(d damage) { d.b[62] = 0xff }, formats.BadReference},
+		{"bitmaps outside", func(d damage) { d.put(ext+24, 1<<40) }, formats.BadReference},
+		{"a directory of bitmaps of absurd size", func(d damage) { d.put(ext+16, 1<<40) }, formats.BadReference},
+		{"the table of a bitmap outside", func(d damage) { d.put(bitmaps, 1<<40) }, formats.BadReference},
+		{"the table of a bitmap is a cluster of the disk", func(d damage) { d.put(bitmaps, d.word(d.l2()+8)&0x00fffffffffffe00) }, formats.Overlap},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := damage{bytes.Clone(good), 64 << 10}
+			c.change(d)
+			img, err := qcow2.Open(memory("x", d.b), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, p := range problems(t, img) {
+				found = found || p.Kind == c.kind
+				if p.Kind == formats.Leak && len(p.Patches) > 0 {
+					t.Errorf("what may be the snapshot's would be given away: %+v", p)
+				}
+			}
+			if !found {
+				t.Errorf("found %+v; want %s", problems(t, img), c.kind)
+			}
+			if err := formatstest.Every(img, 8<<20); err != nil {
+				t.Errorf("the disk itself: %v", err)
+			}
+		})
+	}
+}
+
 // A repair touches no byte that the guest sees, nor what a snapshot has.
 func TestRepairKeepsContent(t *testing.T) {
 	path := filled(t, "compat=1.1")
