@@ -44,7 +44,7 @@ func advices() []advice {
 		{api.CodeEmpty, exitFailed, "the export or copy that made this file failed: make it again"},
 		{api.CodeUnknownFormat, exitFailed, "give a disk image; h2k reads " + listed("source-format") + ". For a raw image without any signature add --source-format raw"},
 		{api.CodeUnsupported, exitFailed, "convert the image with its own tool to a plain VMDK, qcow2 or raw first"},
-		{api.CodePart, exitRefused, "give the descriptor in its place, the small text file ending in .vmdk that names this one: it says what else the disk is made of, and what it stands on"},
+		{api.CodePart, exitRefused, "give the descriptor in its place, the small text file ending in .vmdk that names this one: it says what else the disk is made of, and what it stands on. One that is lost can be written anew (VMware KB 1002511)"},
 		{api.CodeTruncated, exitFailed, "the copy is not complete: copy the image again and compare sizes"},
 		{api.CodeCorrupt, exitFailed, "the image is damaged: export it again from the source hypervisor"},
 		{api.CodeSectorSize, exitRefused, "choose --format qcow2 or raw, whose domain XML keeps the sector size, or vhdx, which records it"},
