@@ -38,7 +38,7 @@ type checker struct {
 // that are missing, and marks that do not agree with the refcounts.
 func (q *Image) Check(ctx context.Context, report func(formats.Problem) error) error {
 	c := &checker{ctx: ctx, img: q, say: report, refs: tally{chunks: make(map[int64]*[tallyChunk]uint16)}}
-	for _, step := range []func() error{c.countHeader, c.countRefcounts, c.countSnapshots, c.countBitmaps, c.compare, c.checkMarks, c.findLeaks} {
+	for _, step := range []func() error{c.countHeader, c.countRefcounts, c.countSnapshots, c.countBitmaps, c.compare, c.checkMarks, c.findLeaks, c.checkFlags} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -110,11 +110,6 @@ func (c *checker) countHeader() error {
 		return err
 	}
 	h := c.img.head
-	if h.incompatible&incompatDirty != 0 {
-		if err := c.problem(formats.BadMetadata, 72, true, "the image was not closed cleanly: its refcounts may lag behind"); err != nil {
-			return err
-		}
-	}
 	return c.countL1(40, h.l1Offset, int64(h.l1Size), "the L1 table")
 }
 
@@ -402,6 +397,33 @@ func (c *checker) findLeaks() error {
 		}
 		return c.report(p)
 	})
+}
+
+// checkFlags looks at what the header says of the state of the image. Where
+// nothing else is wrong, that is over.
+func (c *checker) checkFlags() error {
+	const at = 79 // the byte of incompatible_features that has both bits
+	flags := byte(c.img.head.incompatible)
+	for _, x := range []struct {
+		bit  byte
+		what string
+	}{
+		{incompatDirty, "the image was not closed cleanly: its refcounts may lag behind"},
+		{incompatCorrupt, "the image is marked corrupt: QEMU does not write to it"},
+	} {
+		if flags&x.bit == 0 {
+			continue
+		}
+		p := formats.Problem{Kind: formats.BadMetadata, Offset: at, Harmless: true, Message: x.what}
+		if !c.harmful {
+			flags &^= x.bit
+			p.Patches = []formats.Patch{{Offset: at, Bytes: []byte{flags}}}
+		}
+		if err := c.report(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkMarks looks at the marks of clusters that have one reference only, in the

@@ -165,7 +165,9 @@ func TestCheckOfDamage(t *testing.T) {
 		{"the refcount table outside", "", func(d damage) { d.put(48, 1<<40) }, formats.BadReference, false, true},
 		{"a huge refcount table", "", func(d damage) { d.b[56] = 0xff }, formats.BadReference, false, true},
 		{"a part of two minds", "extended_l2=on", func(d damage) { d.put(d.l2()+8, 3|1<<32) }, formats.BadMetadata, false, false},
-		{"not closed", "lazy_refcounts=on", func(d damage) { d.b[79] |= 1 }, formats.BadMetadata, false, true},
+		{"not closed", "lazy_refcounts=on", func(d damage) { d.b[79] |= 1 }, formats.BadMetadata, true, true},
+		{"marked corrupt", "", func(d damage) { d.b[79] |= 2 }, formats.BadMetadata, true, true},
+		{"marked corrupt, not closed, and a leak", "", func(d damage) { d.b[79] |= 3; d.put(d.l2()+8, 0) }, formats.Leak, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filled(t, strings.TrimPrefix(c.options+",compat=1.1", ","))
