@@ -294,5 +294,25 @@ func everyRead(d formats.Disk, p []byte, e formats.Extent) error {
 	return fmt.Errorf("%w: ReadAt(%d bytes, %d) in %v = %d, %w", ErrBroken, len(p), e.Offset, e.Kind, n, err)
 }
 
+// Same reads the first bytes of two disks, at most budget of them, and gives an
+// error where what can be read of the first one is not the same on the second:
+// for fuzz targets that repair an image.
+func Same(before, after formats.Disk, budget int64) error {
+	p, q := make([]byte, 512), make([]byte, 512)
+	for off := int64(0); off < min(before.Size(), budget); off += int64(len(p)) {
+		n, err := before.ReadAt(p, off)
+		if err != nil && !errors.Is(err, io.EOF) {
+			continue
+		}
+		if m, err := after.ReadAt(q[:n], off); m < n {
+			return fmt.Errorf("%w: %d bytes at %d cannot be read: %w", ErrBroken, n, off, err)
+		}
+		if !bytes.Equal(p[:n], q[:n]) {
+			return fmt.Errorf("%w: %d bytes at %d are other ones", ErrBroken, n, off)
+		}
+	}
+	return nil
+}
+
 // ErrBroken is given by Every when a disk does not keep the contract.
 var ErrBroken = errors.New("contract of Disk broken")

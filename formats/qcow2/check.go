@@ -30,6 +30,7 @@ type checker struct {
 	refs    tally
 	counts  stored
 	harmful bool // something was found that is not harmless
+	overlap bool // tables were found to lie where something else does: to mend them would change that
 	patched int
 }
 
@@ -48,8 +49,9 @@ func (q *Image) Check(ctx context.Context, report func(formats.Problem) error) e
 
 func (c *checker) report(p formats.Problem) error {
 	c.harmful = c.harmful || !p.Harmless
+	c.overlap = c.overlap || p.Kind == formats.Overlap
 	if len(p.Patches) > 0 {
-		if c.patched++; c.patched > maxPatched {
+		if c.patched++; c.patched > maxPatched || c.overlap {
 			p.Patches = nil
 		}
 	}
@@ -242,10 +244,10 @@ func (c *checker) countRefcounts() error {
 		if off == 0 {
 			continue
 		}
-		if ok, err = c.take(int64(h.refTableAt)+int64(i)*8, off, q.cluster, roleTable, "a refcount block"); err != nil {
+		if _, err = c.take(int64(h.refTableAt)+int64(i)*8, off, q.cluster, roleTable, "a refcount block"); err != nil {
 			return err
 		}
-		if !ok || off > uint64(q.file.Size-q.cluster) {
+		if off%uint64(q.cluster) != 0 || q.file.Size < q.cluster || off > uint64(q.file.Size-q.cluster) {
 			c.counts.blocks[i] = 0
 		}
 	}

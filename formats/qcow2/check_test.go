@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -318,6 +319,38 @@ func TestRepairKeepsContent(t *testing.T) {
 	formatstest.Disk(t, mustOpen(t, path), bytes.NewReader(want))
 	run(t, "qemu-img", "snapshot", "-a", "before", path)
 	run(t, "qemu-io", "-r", "-c", "read -P 1 0 512k", path)
+}
+
+// Where the guest's data lies in a table, mending that would change the data.
+func TestRepairLeavesWhatOverlaps(t *testing.T) {
+	path := filled(t, "compat=1.1")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(d damage){
+		"data in the refcount block": func(d damage) {
+			d.put(d.l2()+16, 1<<63|uint64(d.block()))
+			d.b[d.refcount(d.l2()+8)+1] = 0
+		},
+		"data in the L2 table": func(d damage) {
+			d.put(d.l2()+16, 1<<63|uint64(d.l2()))
+			d.put(d.l2()+8, d.word(d.l2()+8)&^(1<<63))
+		},
+	} {
+		d := damage{bytes.Clone(good), 64 << 10}
+		change(d)
+		img, err := qcow2.Open(memory("x", d.b), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list := problems(t, img); len(list) < 2 || !slices.ContainsFunc(list, func(p formats.Problem) bool { return p.Kind == formats.Overlap }) {
+			t.Errorf("%s: found %+v", name, list)
+		}
+		if err := repaired(t, img, d.b); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // Leaks are left where something else is wrong: they may be what was lost.
