@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf16"
 
 	"github.com/google/uuid"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/winname"
 )
 
 const (
@@ -148,7 +148,7 @@ func parseDynamic(b []byte) (d dynamic, warnings []string, err error) {
 		return d, nil, fmt.Errorf("block allocation table of %d entries: %w", d.entries, formats.ErrCorrupt)
 	}
 	copy(d.parentID[:], b[40:56])
-	d.parentName = decodeUTF16(b[64:576], be)
+	d.parentName = winname.UTF16(b[64:576], be)
 	for p := b[576:768]; len(p) >= 24; p = p[24:] {
 		l := locator{platform: string(p[:4]), length: int64(be.Uint32(p[8:])), offset: int64(be.Uint64(p[16:]))}
 		if l.platform != "\x00\x00\x00\x00" && l.length > 0 && l.length <= maxNameBytes && l.offset >= 0 {
@@ -156,18 +156,6 @@ func parseDynamic(b []byte) (d dynamic, warnings []string, err error) {
 		}
 	}
 	return d, warnings, nil
-}
-
-func decodeUTF16(b []byte, order binary.ByteOrder) string {
-	var u []uint16
-	for ; len(b) >= 2; b = b[2:] {
-		c := order.Uint16(b)
-		if c == 0 {
-			break
-		}
-		u = append(u, c)
-	}
-	return string(utf16.Decode(u))
 }
 
 // parent is the claim of a differencing disk. A relative name is taken before
@@ -186,31 +174,11 @@ func (d *dynamic) parent(f formats.File) (*formats.Claim, []string) {
 		}
 		switch l.platform {
 		case "W2ru", "W2ku":
-			names[l.platform] = decodeUTF16(b, binary.LittleEndian)
+			names[l.platform] = winname.UTF16(b, binary.LittleEndian)
 		case "Wi2r", "Wi2k":
 			names["W2"+l.platform[3:]+"u"] = strings.TrimRight(string(b), "\x00")
 		}
 	}
-	name := relative(names["W2ru"])
-	for _, absolute := range []string{names["W2ku"], d.parentName} {
-		if name == "" {
-			name = base(absolute)
-		}
-	}
+	name := winname.First(names["W2ru"], names["W2ku"], d.parentName)
 	return &formats.Claim{Name: name, ID: d.parentID.String()}, warnings
-}
-
-// relative is a Windows path in the words of this system. A file in the same
-// folder has no folder in its name.
-func relative(name string) string {
-	name = strings.ReplaceAll(name, `\`, "/")
-	for strings.HasPrefix(name, "./") {
-		name = strings.TrimLeft(name[2:], "/")
-	}
-	return name
-}
-
-func base(name string) string {
-	name = strings.ReplaceAll(name, `\`, "/")
-	return name[strings.LastIndexByte(name, '/')+1:]
 }

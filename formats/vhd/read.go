@@ -70,7 +70,7 @@ func (img *Image) inBlock(offset, limit, sector int64) (formats.Extent, error) {
 		return e, err
 	}
 	first, last := within/sectorSize, (within+limit-1)/sectorSize
-	count, has := m.run(first, last-first+1)
+	count, has := m.Run(first, last-first+1)
 	e.Length = min((first+count)*sectorSize-within, limit)
 	if !has {
 		return e, nil

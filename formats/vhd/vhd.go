@@ -8,12 +8,12 @@ package vhd
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"time"
 
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/blockcache"
 	"hyper2kvm/formats/raw"
+	"hyper2kvm/formats/sectormap"
 )
 
 // Bounds of what an opened image keeps in memory, and of what one call walks.
@@ -35,14 +35,8 @@ type Image struct {
 	footer
 	bitmapBytes int64 // of a block, in whole sectors
 	hasParent   bool
-	tables      *blockcache.Cache[[]uint32] // parts of the BAT, by number
-	bitmaps     *blockcache.Cache[bitmap]   // by sector of the block
-}
-
-// bitmap says which sectors of a block hold something.
-type bitmap struct {
-	bytes []byte
-	full  bool // all do
+	tables      *blockcache.Cache[[]uint32]      // parts of the BAT, by number
+	bitmaps     *blockcache.Cache[sectormap.Map] // by sector of the block
 }
 
 // Open opens an image. Its parent, if it has one, is a claim in Info.
@@ -221,44 +215,10 @@ func (img *Image) entry(block int64) (uint32, error) {
 }
 
 // loadBitmap reads the bitmap in front of the block at sector.
-func (img *Image) loadBitmap(sector int64) (bitmap, error) {
-	m := bitmap{bytes: make([]byte, img.block/sectorSize/8)}
-	if err := formats.ReadFull(img.file, m.bytes, sector*sectorSize); err != nil {
-		return m, fmt.Errorf("bitmap of a block: %w", err)
+func (img *Image) loadBitmap(sector int64) (sectormap.Map, error) {
+	b := make([]byte, img.block/sectorSize/8)
+	if err := formats.ReadFull(img.file, b, sector*sectorSize); err != nil {
+		return sectormap.Map{}, fmt.Errorf("bitmap of a block: %w", err)
 	}
-	m.full = true
-	for _, b := range m.bytes {
-		m.full = m.full && b == 0xFF
-	}
-	return m, nil
-}
-
-// run counts how many of the sectors from first on are like it, at most n; has
-// says whether they hold something.
-func (m bitmap) run(first, n int64) (count int64, has bool) {
-	bit := func(i int64) bool { return m.bytes[i/8]&(0x80>>(i%8)) != 0 }
-	if m.full {
-		return n, true
-	}
-	has = bit(first)
-	same := byte(0)
-	if has {
-		same = 0xFF
-	}
-	for count = 1; count < n; {
-		i := first + count
-		if i%8 == 0 && n-count >= 8 {
-			if m.bytes[i/8] != same {
-				x := m.bytes[i/8] ^ same
-				return count + int64(bits.LeadingZeros8(x)), has
-			}
-			count += 8
-			continue
-		}
-		if bit(i) != has {
-			break
-		}
-		count++
-	}
-	return count, has
+	return sectormap.New(b), nil
 }

@@ -142,7 +142,7 @@ func missing(there map[string]bool, what string) []string {
 
 // noParser are the packages under formats that parse nothing themselves.
 func noParser() []string {
-	return []string{"formats", "formats/formatstest", "formats/blockcache", "formats/guid", "formats/raw"}
+	return []string{"formats", "formats/formatstest", "formats/blockcache", "formats/guid", "formats/raw", "formats/sectormap", "formats/winname"}
 }
 
 func parsersFuzzed(tree Tree) []string {
