@@ -95,7 +95,13 @@ type Claim struct {
 	Name      string // as written in the image
 	Format    string // as written in the image, "" when it does not say
 	ID        string // identity the parent must have (VMDK parentCID, VHDX GUID), "" when none
+	OtherID   string // another identity that will do (VHDX parent_linkage2), "" when none
 	ContentID string // content id the parent must have at this moment, "" when none
+}
+
+// Means reports whether the parent may have that identity.
+func (c Claim) Means(id string) bool {
+	return c.ID == "" || id == c.ID || c.OtherID != "" && id == c.OtherID
 }
 
 // Field is one line of `h2k disk info`.

@@ -330,12 +330,14 @@ func (r *resolver) isAncestor(f formats.File) bool {
 
 // verify compares what a child says of its parent with the file that was found.
 func verify(claim formats.Claim, got formats.Info) error {
-	for _, x := range []struct{ what, want, got string }{
-		{"id", claim.ID, got.ID}, {"content id", claim.ContentID, got.ContentID},
-	} {
-		if x.want != "" && x.want != x.got {
-			return fmt.Errorf("%s %s, the image needs %s: %w", x.what, orNone(x.got), x.want, ErrWrongParent)
-		}
+	wrong := func(what, has, needs string) error {
+		return fmt.Errorf("%s %s, the image needs %s: %w", what, orNone(has), needs, ErrWrongParent)
+	}
+	switch {
+	case !claim.Means(got.ID):
+		return wrong("id", got.ID, claim.ID)
+	case claim.ContentID != "" && claim.ContentID != got.ContentID:
+		return wrong("content id", got.ContentID, claim.ContentID)
 	}
 	return nil
 }

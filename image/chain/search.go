@@ -71,9 +71,9 @@ func (r *resolver) searchIn(dir, path string, claim formats.Claim) (found, chang
 		}
 		img, err := detect.OpenAs(claim.Format, f.Format(), nil)
 		switch {
-		case err == nil && img.Info().ID == claim.ID && (claim.ContentID == "" || img.Info().ContentID == claim.ContentID):
+		case err == nil && claim.Means(img.Info().ID) && (claim.ContentID == "" || img.Info().ContentID == claim.ContentID):
 			return f, changed, nil
-		case err == nil && img.Info().ID == claim.ID && changed == nil:
+		case err == nil && claim.Means(img.Info().ID) && changed == nil:
 			changed = f
 			continue
 		}
