@@ -128,8 +128,8 @@ type FixOptions struct {
 type Target struct {
 	Path     string `json:"path,omitempty"`     // file for one disk, folder for several or a described machine
 	Folder   bool   `json:"folder,omitempty"`   // Path is a folder, also for one disk
-	Format   string `json:"format,omitempty"`   // "qcow2" (default), "raw", "vmdk", "vhd", "vdi"
-	Variant  string `json:"variant,omitempty"`  // vmdk: "monolithicSparse", "streamOptimized"; vhd, vdi: "dynamic", "fixed"
+	Format   string `json:"format,omitempty"`   // "qcow2" (default), "raw", "vmdk", "vhd", "vhdx", "vdi"
+	Variant  string `json:"variant,omitempty"`  // vmdk: "monolithicSparse", "streamOptimized"; vhd, vhdx, vdi: "dynamic", "fixed"
 	Compress string `json:"compress,omitempty"` // "none" (default), "zlib", "zstd"
 	Force    bool   `json:"force,omitempty"`    // replace an output that exists
 	Verify   bool   `json:"verify,omitempty"`   // read the output back and compare

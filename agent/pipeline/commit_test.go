@@ -66,15 +66,17 @@ func TestCommitKeepsTheKindOfImage(t *testing.T) {
 		args   string
 		refuse string
 	}{
-		"v3.qcow2":    {args: "-f qcow2"},
-		"v2.qcow2":    {args: "-f qcow2 -o compat=0.10"},
-		"vmdk.vmdk":   {args: "-f vmdk"},
-		"stream.vmdk": {args: "-f vmdk -o subformat=streamOptimized"},
-		"dynamic.vhd": {args: "-f vpc -o force_size=on"},
-		"fixed.vhd":   {args: "-f vpc -o force_size=on,subformat=fixed"},
-		"dynamic.vdi": {args: "-f vdi"},
-		"flat.vmdk":   {args: "-f vmdk -o subformat=monolithicFlat", refuse: "monolithicFlat"},
-		"snap.qcow2":  {args: "-f qcow2", refuse: "1 internal snapshot"},
+		"v3.qcow2":     {args: "-f qcow2"},
+		"v2.qcow2":     {args: "-f qcow2 -o compat=0.10"},
+		"vmdk.vmdk":    {args: "-f vmdk"},
+		"stream.vmdk":  {args: "-f vmdk -o subformat=streamOptimized"},
+		"dynamic.vhd":  {args: "-f vpc -o force_size=on"},
+		"fixed.vhd":    {args: "-f vpc -o force_size=on,subformat=fixed"},
+		"dynamic.vhdx": {args: "-f vhdx"},
+		"fixed.vhdx":   {args: "-f vhdx -o subformat=fixed"},
+		"dynamic.vdi":  {args: "-f vdi"},
+		"flat.vmdk":    {args: "-f vmdk -o subformat=monolithicFlat", refuse: "monolithicFlat"},
+		"snap.qcow2":   {args: "-f qcow2", refuse: "1 internal snapshot"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), name)

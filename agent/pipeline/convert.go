@@ -157,7 +157,7 @@ func (r *run) convertOne(ctx context.Context, i int, out string) error {
 		return api.NewError(api.CodeOutput, "make folder for", out, err)
 	}
 	res, err := convert.Run(ctx, r.disk(i), out, convert.Options{
-		Format: t.Format, Variant: t.Variant, Compress: t.Compress, Force: force,
+		Format: t.Format, Variant: t.Variant, Compress: t.Compress, Force: force, Sector: r.sources[i].SectorSize(),
 		Verify: t.Verify, Digest: t.Digest, Sources: r.sourceFiles(), Progress: r.progress(api.Convert, i),
 		Bandwidth: t.Bandwidth, Identity: r.identity(i), Checkpoint: r.job.Checkpoint(api.Convert, i), CheckpointEvery: r.cfg.CheckpointEvery,
 	})

@@ -20,6 +20,7 @@ import (
 	"hyper2kvm/formats/raw"
 	"hyper2kvm/formats/vdi"
 	"hyper2kvm/formats/vhd"
+	"hyper2kvm/formats/vhdx"
 	"hyper2kvm/formats/vmdk"
 )
 
@@ -38,6 +39,7 @@ func Formats() []Format {
 		{"qcow2", openAs(qcow2.Open)},
 		{"vmdk", openAs(vmdk.Open)},
 		{"vdi", openAs(vdi.Open)},
+		{"vhdx", openAs(vhdx.Open)},
 		{"vhd", openAs(vhd.Open)},
 		{"raw", openRaw},
 	}

@@ -70,7 +70,8 @@ func TestRawOrNot(t *testing.T) {
 		{"seSparse delta", "web-000001-sesparse.vmdk", at(1<<20, 0, "\xbe\xba\xfe\xca\x00\x00\x00\x00"), formats.ErrPart},
 		{"COWD delta", "web-000001-delta.vmdk", at(1<<20, 0, "COWD\x01"), formats.ErrPart},
 		{"a program for many Macs", "x", at(1<<20, 0, "\xbe\xba\xfe\xca\x02\x00\x00\x00"), formats.ErrFormat},
-		{"VHDX", "x.vhdx", at(1<<20, 0, "vhdxfile"), formats.ErrUnsupported},
+		{"QED", "x.qed", at(1<<20, 0, "QED\x00"), formats.ErrUnsupported},
+		{"nothing but the signature of VHDX", "x.img", at(1<<20, 0, "vhdxfile"), formats.ErrCorrupt},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			img, err := detect.Open(memory(c.name, c.b), nil)
@@ -110,7 +111,7 @@ func TestRealImages(t *testing.T) {
 		{"raw", `truncate -s 8M "$1" && mkfs.ext4 -q "$1"`},
 		{"raw", `truncate -s 8M "$1" && echo 2048, | sfdisk -q "$1"`},
 		{"raw", `truncate -s 8M "$1" && mkswap -q "$1"`},
-		{"VHDX", `qemu-img create -q -f vhdx "$1" 1M`},
+		{"vhdx", `qemu-img create -q -f vhdx "$1" 1M`},
 		{"vhd", `qemu-img create -q -f vpc "$1" 1M`},
 		{"vhd", `qemu-img create -q -f vpc -o subformat=fixed "$1" 1M`},
 		{"vdi", `qemu-img create -q -f vdi "$1" 1M`},

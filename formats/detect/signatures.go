@@ -11,7 +11,6 @@ type signature struct {
 // unread lists formats of disk images that are recognised but not read.
 func unread() []signature {
 	return []signature{
-		{name: "VHDX", bytes: "vhdxfile"}, // MS-VHDX 2.2.1
 		{name: "QED", bytes: "QED\x00"},
 		{name: "Parallels", bytes: "WithoutFreeSpace"},
 		{name: "Parallels", bytes: "WithouFreSpacExt"},

@@ -123,7 +123,7 @@ type checkpoint struct {
 func (o *Options) lastCheckpoint(disk int64, out string) checkpoint {
 	// Another journal belongs to another source, and to options that give
 	// another layout.
-	text, err := json.Marshal([]any{o.Format, o.Variant, o.Compress, o.ClusterSize, o.name, o.Identity, disk, windowBytes})
+	text, err := json.Marshal([]any{o.Format, o.Variant, o.Compress, o.ClusterSize, o.Sector, o.name, o.Identity, disk, windowBytes})
 	if err != nil {
 		return checkpoint{} // strings and numbers always marshal
 	}

@@ -20,6 +20,7 @@ import (
 	"hyper2kvm/formats/raw"
 	"hyper2kvm/formats/vdi"
 	"hyper2kvm/formats/vhd"
+	"hyper2kvm/formats/vhdx"
 	"hyper2kvm/formats/vmdk"
 	"hyper2kvm/image/hostfile"
 )
@@ -70,6 +71,8 @@ func reopen(f *os.File, format string, size int64) (formats.Disk, error) {
 		return vhd.Open(h.Format(), nil)
 	case "vdi":
 		return vdi.Open(h.Format(), nil)
+	case "vhdx":
+		return vhdx.Open(h.Format(), nil)
 	}
 	return qcow2.Open(h.Format(), nil)
 }

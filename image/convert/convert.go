@@ -31,10 +31,11 @@ var (
 
 // Options choose what is written, and how.
 type Options struct {
-	Format      string   // "qcow2" ("" is that), "raw", "vmdk"
-	Variant     string   // vmdk: "monolithicSparse" ("" is that), "streamOptimized"; vhd, vdi: "dynamic" ("" is that), "fixed"
+	Format      string   // "qcow2" ("" is that), "raw", "vmdk", "vhd", "vhdx", "vdi"
+	Variant     string   // vmdk: "monolithicSparse" ("" is that), "streamOptimized"; vhd, vhdx, vdi: "dynamic" ("" is that), "fixed"
 	Compress    string   // qcow2: "none" ("" is that), "zlib", "zstd"
 	ClusterSize int64    // allocation unit in bytes; 0 is the format's usual one
+	Sector      int64    // logical sector size, for a format that records it (vhdx); 0 is 512
 	Force       bool     // replace an output that exists
 	Sources     []string // files that the output must not be
 	Verify      bool     // read the output back and compare it with the source

@@ -9,6 +9,7 @@ import (
 	"hyper2kvm/formats/qcow2"
 	"hyper2kvm/formats/vdi"
 	"hyper2kvm/formats/vhd"
+	"hyper2kvm/formats/vhdx"
 	"hyper2kvm/formats/vmdk"
 )
 
@@ -62,7 +63,7 @@ func (o *Options) check() error {
 		if o.Compress != "none" && o.Variant != "streamOptimized" || o.Compress == "zstd" {
 			return bad("compression " + o.Compress)
 		}
-	case "vhd", "vdi":
+	case "vhd", "vdi", "vhdx":
 		if o.Compress != "none" || o.ClusterSize != 0 {
 			return bad("compression or block size")
 		}
@@ -76,7 +77,7 @@ func (o *Options) check() error {
 // ErrOptions for what is not written, and for what would not come along: parents,
 // other files, internal snapshots and bitmaps.
 func Like(info formats.Info) (Options, error) {
-	opt := Options{Format: info.Format, Variant: info.Variant}
+	opt := Options{Format: info.Format, Variant: info.Variant, Sector: info.Sector}
 	switch info.Format {
 	case "qcow2":
 		opt.Variant = "" // always version 3
@@ -112,6 +113,8 @@ func newTarget(f io.WriterAt, size int64, opt Options) (target, error) {
 		t, err = vhd.NewWriter(f, size, vhd.Options{Variant: opt.Variant, Name: opt.name})
 	case "vdi":
 		t, err = vdi.NewWriter(f, size, vdi.Options{Variant: opt.Variant, Name: opt.name})
+	case "vhdx":
+		t, err = vhdx.NewWriter(f, size, vhdx.Options{Variant: opt.Variant, Sector: opt.Sector, Name: opt.name})
 	default:
 		t, err = qcow2.NewWriter(f, size, qcow2.Options{ClusterSize: opt.ClusterSize, Compression: opt.Compress})
 	}

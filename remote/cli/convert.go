@@ -73,7 +73,7 @@ func targetFlags(cmd *cobra.Command, t *api.Target) {
 	f := cmd.Flags()
 	f.StringVarP(&t.Path, "output", "o", "", "`file` to write, or folder for several disks")
 	choice(cmd, &t.Format, "format", "qcow2", "format of the output")
-	choice(cmd, &t.Variant, "variant", "", "kind of VMDK, VHD or VDI (default monolithicSparse or dynamic)")
+	choice(cmd, &t.Variant, "variant", "", "kind of VMDK, VHD, VHDX or VDI (default monolithicSparse or dynamic)")
 	choice(cmd, &t.Compress, "compress", "none", "compression of the output")
 	f.BoolVar(&t.Force, "force", false, "replace an output that exists")
 	f.BoolVar(&t.Verify, "verify", false, "read the output back and compare it")

@@ -17,9 +17,9 @@ import (
 func words(flag string) []string {
 	switch flag {
 	case "source-format":
-		return []string{"raw", "vmdk", "qcow2", "vhd", "vdi"}
+		return []string{"raw", "vmdk", "qcow2", "vhd", "vhdx", "vdi"}
 	case "format":
-		return []string{"qcow2", "raw", "vmdk", "vhd", "vdi"}
+		return []string{"qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"}
 	case "variant":
 		return append(variants("vmdk"), variants("vhd")...)
 	case "compress":
@@ -45,7 +45,7 @@ func variants(format string) []string {
 	switch format {
 	case "vmdk":
 		return []string{"monolithicSparse", "streamOptimized"}
-	case "vhd", "vdi":
+	case "vhd", "vhdx", "vdi":
 		return []string{"dynamic", "fixed"}
 	}
 	return nil
@@ -103,7 +103,7 @@ func checkNumbers(p *api.Plan) error {
 	case t.Compress != "" && t.Compress != "none" && t.Format != "qcow2" && t.Format != "":
 		return usage("--compress %s: only qcow2 is compressed; streamOptimized VMDK always is", t.Compress)
 	case t.Variant != "" && !slices.Contains(variants(t.Format), t.Variant):
-		return usage("--variant %s: vmdk has %s; vhd and vdi have %s; no other format has variants", t.Variant,
+		return usage("--variant %s: vmdk has %s; vhd, vhdx and vdi have %s; no other format has variants", t.Variant,
 			strings.Join(variants("vmdk"), ", "), strings.Join(variants("vhd"), ", "))
 	case p.Validate.Timeout < 0:
 		return usage("--timeout %d: give a number of seconds", p.Validate.Timeout)

@@ -44,6 +44,8 @@ func sources() []source {
 		{name: "vmdk 2gb flat", format: "vmdk", flags: []string{"-o", "subformat=twoGbMaxExtentFlat"}},
 		{name: "vhd", format: "vpc", flags: []string{"-o", "force_size=on"}},
 		{name: "vhd fixed", format: "vpc", flags: []string{"-o", "subformat=fixed,force_size=on"}},
+		{name: "vhdx", format: "vhdx"},
+		{name: "vhdx fixed 1M", format: "vhdx", flags: []string{"-o", "subformat=fixed,block_size=1M"}},
 		{name: "vdi", format: "vdi"},
 		{name: "vdi fixed", format: "vdi", flags: []string{"-o", "static=on"}},
 	}
@@ -70,6 +72,8 @@ func targets() []target {
 		{"vmdk stream", convert.Options{Format: "vmdk", Variant: "streamOptimized"}, "vmdk", true},
 		{"vhd", convert.Options{Format: "vhd"}, "vpc", false},
 		{"vhd fixed", convert.Options{Format: "vhd", Variant: "fixed"}, "vpc", false},
+		{"vhdx", convert.Options{Format: "vhdx"}, "vhdx", true},
+		{"vhdx fixed", convert.Options{Format: "vhdx", Variant: "fixed"}, "vhdx", true},
 		{"vdi", convert.Options{Format: "vdi"}, "vdi", true},
 		{"vdi fixed", convert.Options{Format: "vdi", Variant: "fixed"}, "vdi", true},
 	}
