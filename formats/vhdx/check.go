@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/guid"
 )
 
 // maxChecked is far more than the largest disk and its tables take.
@@ -51,18 +52,67 @@ func (c *checker) say(kind string, harmless bool, at int64, format string, args 
 	return c.report(formats.Problem{Kind: kind, Harmless: harmless, Offset: at, Message: fmt.Sprintf(format, args...)})
 }
 
-// checkHeaders looks at the headers. A damaged one becomes the next one in
-// sequence, as every change of a header is made.
+// checkHeaders looks at the headers, and at the log that the current one has.
 func (c *checker) checkHeaders() error {
 	t, err := readHeaders(c.raw)
-	if err != nil || t.good[0] && t.good[1] {
+	if err != nil {
 		return err
 	}
-	return c.mend(t, headersAt(), "header", func(b []byte) []byte {
-		binary.LittleEndian.PutUint64(b[8:], c.sequence+1)
-		sign(b)
-		return b
-	})
+	i, err := t.current()
+	if err != nil {
+		return err
+	}
+	if !t.good[1-i] {
+		if err := c.mend(t, headersAt(), "header", nextHeader); err != nil {
+			return err
+		}
+	}
+	if c.over == nil {
+		return nil
+	}
+	p := formats.Problem{Kind: formats.BadMetadata, Harmless: true, Offset: int64(c.logAt), Message: "the log holds updates that are not at their place yet"}
+	if p.Patches, err = c.over.patches(); err != nil {
+		return err
+	}
+	if p.Patches != nil {
+		p.Patches = append(p.Patches, formats.Patch{Offset: headersAt()[1-i], Bytes: nextHeader(bytes.Clone(t.raw[i]))})
+	}
+	return c.report(p)
+}
+
+// nextHeader makes the header that follows another one, 2.2.2.1, in which there
+// is nothing in the log.
+func nextHeader(b []byte) []byte {
+	h := parseHeader(b)
+	binary.LittleEndian.PutUint64(b[8:], h.sequence+1)
+	copy(b[16:], guid.Bytes(uuid.NewSHA1(h.fileWrite, []byte("hyper2kvm repair"))))
+	clear(b[48 : 48+guid.Size])
+	sign(b)
+	return b
+}
+
+// maxPatches is how much of a log is written to its place as a repair: more than
+// the usual log of 1 MiB holds.
+const maxPatches = 8 << 20
+
+// patches are the writes of the log; none where they are too many, or make the
+// file longer, which no repair does.
+func (r *replayed) patches() ([]formats.Patch, error) {
+	total := int64(0)
+	for _, w := range r.writes {
+		if total += w.length; total > maxPatches || r.size > r.base.Size {
+			return nil, nil
+		}
+	}
+	var out []formats.Patch
+	for i := range r.writes {
+		b, err := r.content(&r.writes[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, formats.Patch{Offset: r.writes[i].off, Bytes: b})
+	}
+	return out, nil
 }
 
 // checkTables looks at the region tables.
@@ -79,8 +129,8 @@ func (c *checker) checkTables() error {
 	return nil
 }
 
-// mend reports the damaged one of two, which the other can be copied to unless
-// the log is still to be written.
+// mend reports the damaged one of two, which the other can be copied to. While
+// there is something in the log, that comes first.
 func (c *checker) mend(t twin, at [2]int64, what string, copied func([]byte) []byte) error {
 	bad := 0
 	if t.good[0] {
@@ -96,11 +146,6 @@ func (c *checker) mend(t twin, at [2]int64, what string, copied func([]byte) []b
 // checkRegions looks at the log and the regions.
 func (c *checker) checkRegions() error {
 	c.claim(0, sectionSize)
-	if c.log != uuid.Nil {
-		if err := c.say(formats.BadMetadata, true, int64(c.logAt), "the log holds updates that are not at their place yet"); err != nil {
-			return err
-		}
-	}
 	log := region{id: "log", at: int64(min(c.logAt, maxFile)), length: int64(c.logLength)}
 	for _, r := range append([]region{log}, c.regions...) {
 		what := "region " + r.id

@@ -184,8 +184,29 @@ func TestReplay(t *testing.T) {
 			if all := strings.Join(img.Info().Warnings, ""); !strings.Contains(all, "log") {
 				t.Errorf("warnings %q", all)
 			}
+			repaired := repair(t, b, problems(t, img))
+			if longer := c.name == "the tables"; longer != (repaired == nil) {
+				t.Errorf("repaired: %v", repaired != nil)
+			} else if !longer && (!bytes.Equal(whole(t, repaired), want) || len(repaired.Info().Warnings) > 0 || len(problems(t, repaired)) > 0) {
+				t.Errorf("after the repair: warnings %q, problems %+v, or other content", repaired.Info().Warnings, problems(t, repaired))
+			}
 		})
 	}
+}
+
+// repair writes the patches for a log into an image; nil where there are none.
+func repair(t *testing.T, b []byte, list []formats.Problem) *vhdx.Image {
+	t.Helper()
+	if len(list) == 0 || !strings.Contains(list[0].Message, "log") {
+		t.Fatalf("%+v", list)
+	}
+	if len(list[0].Patches) == 0 {
+		return nil
+	}
+	for _, p := range list[0].Patches {
+		copy(b[p.Offset:], p.Bytes)
+	}
+	return open(t, b)
 }
 
 // zeroUpdates are n updates that zero the begin of the disk, piece by piece.
@@ -275,9 +296,18 @@ func TestReplayAgainstQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := same(t, open(t, b), want); n < 4<<20 {
+	img := open(t, b)
+	if n := same(t, img, want); n < 4<<20 {
 		t.Errorf("%d bytes of data", n)
 	}
+	// Our repair is as good as QEMU's.
+	same(t, repair(t, b, problems(t, img)), want)
+	ours := filepath.Join(t.TempDir(), "repaired.vhdx")
+	if err := os.WriteFile(ours, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	qemuImg(t, "check", ours)
+	qemuImg(t, "compare", ours, path)
 }
 
 // same compares two disks of one size, and tells how much data they hold.

@@ -106,15 +106,27 @@ func (r *replayed) readRun(p []byte, off int64) (int, error) {
 	case w.data == 0:
 		clear(p)
 	default:
-		b := make([]byte, logSector)
-		if err := formats.ReadFull(r.base, b, w.data); err != nil {
+		b, err := r.content(w)
+		if err != nil {
 			return 0, err
 		}
-		copy(b, w.first[:])
-		copy(b[logSector-behind:], w.end[:])
 		copy(p, b[off-w.off:])
 	}
 	return len(p), nil
+}
+
+// content is what a write writes.
+func (r *replayed) content(w *write) ([]byte, error) {
+	b := make([]byte, w.length)
+	if w.data == 0 {
+		return b, nil
+	}
+	if err := formats.ReadFull(r.base, b, w.data); err != nil {
+		return nil, err
+	}
+	copy(b, w.first[:])
+	copy(b[logSector-behind:], w.end[:])
+	return b, nil
 }
 
 // plainFile is the file that has the bytes at off as they are: the one of the
