@@ -22,7 +22,7 @@ func TestRun(t *testing.T) {
 		}
 		maps := []sectormap.Map{sectormap.New(b), sectormap.NewLowFirst(turned)}
 		bit := func(i int64) bool { return b[i/8]>>(7-i%8)&1 == 1 }
-		for first := int64(0); first < 32; first++ {
+		for first := range int64(32) {
 			for n := int64(1); n <= 32-first; n++ {
 				want := int64(1)
 				for want < n && bit(first+want) == bit(first) {

@@ -180,11 +180,12 @@ func (c *checker) claim(at, length int64) (taken bool) {
 
 // checkBAT has look look at each payload block and its entry.
 func (c *checker) checkBAT(ctx context.Context, look func(block int64, e entry) error) error {
+	bat := cursor{Image: c.Image}
 	for block := range c.blocks {
 		if block%batEntries == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		e, err := c.entry(blockIndex(block, c.ratio))
+		e, err := bat.at(blockIndex(block, c.ratio))
 		if err != nil {
 			return err
 		}
@@ -203,11 +204,11 @@ func (c *checker) checkBlock(block int64, e entry) error {
 			return err
 		}
 	}
-	at := c.bat.at + blockIndex(block, c.ratio)*8
-	what := fmt.Sprintf("block %d", block)
-	switch e.state() {
-	case notPresent, undefined, zero, unmapped:
+	if s := e.state(); s == notPresent || s == undefined || s == zero || s == unmapped {
 		return nil
+	}
+	at, what := c.bat.at+blockIndex(block, c.ratio)*8, fmt.Sprintf("block %d", block)
+	switch e.state() {
 	case fullyPresent:
 	case partiallyPresent:
 		if !c.child {

@@ -95,7 +95,7 @@ func TestDamage(t *testing.T) {
 		{"user's item", in(func(b []byte) { b[metadataAt+10]++; b[metadataAt+32+5*32] = 1; b[metadataAt+56+5*32] = 1 }), nil, "", "", false},
 		{"user's item, required", in(func(b []byte) { b[metadataAt+56] |= 1 }), formats.ErrUnsupported, "", "", false},
 		{"item twice", in(func(b []byte) { copy(b[metadataAt+64:], b[metadataAt+32:metadataAt+64]) }), formats.ErrCorrupt, "", "", false},
-		{"item in the table", in(func(b []byte) { put32(b, metadataAt+48, 100) }), formats.ErrCorrupt, "", "", false},
+		{"item in the table", in(func(b []byte) { copy(b[metadataAt+60000:], b[itemsAt:itemsAt+8]); put32(b, metadataAt+48, 60000) }), formats.ErrCorrupt, "", "", false},
 		{"item behind the region", in(func(b []byte) { put32(b, metadataAt+48, 1<<20-4) }), formats.ErrCorrupt, "", "", false},
 		{"huge item", in(func(b []byte) { put32(b, metadataAt+52, 1<<31) }), formats.ErrCorrupt, "", "", false},
 		{"short item", in(func(b []byte) { put32(b, metadataAt+52, 4) }), formats.ErrCorrupt, "", "", false},
@@ -158,7 +158,7 @@ func TestStates(t *testing.T) {
 		entry uint64
 		err   error
 	}{
-		{0, nil}, {1, nil}, {2, nil}, {3, nil}, {dataAt | 0, nil}, {dataAt | 1, nil}, {dataAt | 2, nil}, {dataAt | 3, nil},
+		{0, nil}, {1, nil}, {2, nil}, {3, nil}, {dataAt, nil}, {dataAt | 1, nil}, {dataAt | 2, nil}, {dataAt | 3, nil},
 		{dataAt | 4, formats.ErrCorrupt}, {dataAt | 5, formats.ErrCorrupt}, {dataAt | 7, formats.ErrCorrupt},
 		{6, formats.ErrCorrupt}, {1<<63 | 6, formats.ErrCorrupt}, {1<<40 | 6, formats.ErrTruncated},
 	} {

@@ -135,6 +135,8 @@ func TestReplay(t *testing.T) {
 		{"zeroes and data over payload", []logged{
 			{at: 0, sequence: 7, updates: []update{{off: dataAt, n: 8192}, {off: dataAt + 4096, data: filled(1)}, {off: dataAt + 12288, data: filled(2)}}},
 		}, func(b []byte) { clear(b[:8192]); copy(b[4096:], filled(1)); copy(b[12288:], filled(2)) }},
+		{"zeroes over a whole block", []logged{{at: 0, sequence: 7, updates: []update{{off: dataAt, n: 2 << 20}}}},
+			func(b []byte) { clear(b[:2<<20]) }},
 		{"a later entry counts", []logged{
 			{at: 8192, tail: 8192, sequence: 7, updates: []update{{off: dataAt, data: filled(1)}, {off: dataAt + 4096, data: filled(1)}}},
 			{at: 8192 + 12288, tail: 8192, sequence: 8, updates: []update{{off: dataAt, n: 4096}}},

@@ -83,11 +83,11 @@ func (img *Image) kindOf(block int64, e entry) (formats.Kind, error) {
 
 // emptyRun is how far the blocks from offset on hold nothing of the same kind.
 func (img *Image) emptyRun(offset, limit int64, kind formats.Kind) (int64, error) {
-	block := offset / img.block
+	block, bat := offset/img.block, cursor{Image: img}
 	n := img.block - offset%img.block
 	for visited := 0; n < limit && visited < blocksPerRun; visited++ {
 		block++
-		e, err := img.entry(blockIndex(block, img.ratio))
+		e, err := bat.at(blockIndex(block, img.ratio))
 		if err != nil {
 			return 0, err
 		}

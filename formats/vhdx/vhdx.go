@@ -159,12 +159,24 @@ func (img *Image) loadTable(part int64) ([]uint64, error) {
 }
 
 // entry gives an entry of the BAT.
-func (img *Image) entry(index int64) (entry, error) {
-	t, err := img.tables.Get(index / batEntries)
-	if err != nil {
-		return 0, err
+func (img *Image) entry(index int64) (entry, error) { return (&cursor{Image: img}).at(index) }
+
+// cursor walks the BAT: it asks the cache once for each part of it.
+type cursor struct {
+	*Image
+	part  int64
+	table []uint64
+}
+
+func (c *cursor) at(index int64) (entry, error) {
+	if part := index / batEntries; c.table == nil || part != c.part {
+		t, err := c.tables.Get(part)
+		if err != nil {
+			return 0, err
+		}
+		c.part, c.table = part, t
 	}
-	return entry(t[index%batEntries]), nil
+	return entry(c.table[index%batEntries]), nil
 }
 
 // loadMap reads which sectors a payload block has, 2.4.

@@ -23,6 +23,7 @@ func layouts() []Options {
 		{Format: "qcow2"}, {Format: "qcow2", Compress: "zlib"}, {Format: "qcow2", Compress: "zstd", ClusterSize: 2 << 20},
 		{Format: "qcow2", ClusterSize: 2 << 20}, {Format: "qcow2", ClusterSize: 512}, {Format: "raw"},
 		{Format: "vmdk"}, {Format: "vmdk", Variant: "streamOptimized"},
+		{Format: "vhdx"}, {Format: "vhdx", Variant: "fixed", Sector: 4096},
 	}
 }
 

@@ -100,6 +100,7 @@ func TestRun(t *testing.T) {
 		{Format: "raw"},
 		{Format: "vmdk"},
 		{Format: "vmdk", Variant: "streamOptimized"},
+		{Format: "vhdx"},
 	}
 	no, yes := false, true
 	for name, content := range sources() {
@@ -336,7 +337,7 @@ func TestOptions(t *testing.T) {
 	m := formatstest.NewMemory(1 << 20).Ready()
 	for _, opt := range []Options{
 		{Format: "floppy"}, {Format: "vdi", Compress: "zlib"}, {Format: "vhd", Variant: "thick"}, {Format: "raw", Compress: "zlib"}, {Format: "qcow2", Variant: "x"}, {Format: "vmdk", Compress: "zstd"},
-		{Format: "vmdk", Variant: "floppy"}, {Compress: "lzma"}, {ClusterSize: 1000},
+		{Format: "vmdk", Variant: "floppy"}, {Compress: "lzma"}, {ClusterSize: 1000}, {Format: "vhdx", Compress: "zlib"}, {Format: "vhdx", Sector: 520},
 	} {
 		dir := t.TempDir()
 		if _, err := Run(t.Context(), m, filepath.Join(dir, "out"), opt); !errors.Is(err, ErrOptions) {
