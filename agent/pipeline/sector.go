@@ -20,10 +20,16 @@ func (r *run) checkSectors() error {
 }
 
 // warnOfSectors: what a format does not record the machine must be told. The
-// domain that we write is; whoever makes bytes only has to do it.
+// domain that we write is; whoever makes bytes only has to do it. VHDX records
+// it, and such a disk is one for Hyper-V only.
 func (r *run) warnOfSectors(i int) {
-	size := r.sources[i].SectorSize()
-	if size != 512 && !r.plan.Target.Domain && r.plan.Target.Format != "vhdx" {
+	size, vhdx := r.sources[i].SectorSize(), r.plan.Target.Format == "vhdx"
+	switch {
+	case size == 512:
+	case vhdx && r.plan.Target.Domain:
+		r.warn(api.Convert, "%s has sectors of %d bytes: QEMU opens no VHDX with such sectors, the result is for Hyper-V; choose qcow2 or raw for KVM",
+			r.plan.Sources[i].Path, size)
+	case !vhdx && !r.plan.Target.Domain:
 		r.warn(api.Convert, "%s has sectors of %d bytes, which %s does not record: attach the result with logical_block_size=%d",
 			r.plan.Sources[i].Name(), size, r.plan.Target.Format, size)
 	}

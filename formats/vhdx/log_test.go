@@ -183,7 +183,7 @@ func TestReplay(t *testing.T) {
 			if !bytes.Equal(b, before) {
 				t.Error("the file was changed")
 			}
-			if all := strings.Join(img.Info().Warnings, ""); !strings.Contains(all, "log") {
+			if all := strings.Join(img.Info().Warnings, ""); !strings.Contains(all, "replayed") {
 				t.Errorf("warnings %q", all)
 			}
 			repaired := repair(t, b, problems(t, img))

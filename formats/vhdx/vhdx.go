@@ -123,7 +123,7 @@ func (img *Image) describe() error {
 	add("log", "%d bytes at %d", img.logLength, img.logAt)
 	add("block allocation table", "%d entries at %d", img.entries(), img.bat.at)
 	if img.log != uuid.Nil {
-		img.warn("the image was not closed: its log holds updates, which are read from there; the file is left as it is")
+		img.warn("the image was not closed: the updates in its log were replayed in memory; the file is left as it is")
 	}
 	if img.fixed {
 		i.Variant = "fixed"

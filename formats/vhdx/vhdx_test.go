@@ -90,7 +90,7 @@ func TestWhatWeWrite(t *testing.T) {
 				t.Error("the same disk gives other bytes")
 			}
 			if opt.Sector == 4096 {
-				return // QEMU reads no such disk
+				return // QEMU opens no such disk; VirtualBox does
 			}
 			dir := t.TempDir()
 			path, raw := filepath.Join(dir, "x.vhdx"), filepath.Join(dir, "x.raw")

@@ -112,7 +112,7 @@ func TestVirtualBoxReadsWhatWeWrite(t *testing.T) {
 		raw := content(t, dir, size)
 		for _, opt := range []convert.Options{
 			{Format: "vdi"}, {Format: "vdi", Variant: "fixed"}, {Format: "vhd"}, {Format: "vhd", Variant: "fixed"},
-			{Format: "vmdk"}, {Format: "vmdk", Variant: "streamOptimized"},
+			{Format: "vhdx"}, {Format: "vhdx", Variant: "fixed"}, {Format: "vmdk"}, {Format: "vmdk", Variant: "streamOptimized"},
 		} {
 			if size > 1<<30 && opt.Variant == "fixed" {
 				continue
