@@ -347,3 +347,67 @@ func same(t *testing.T, a, b formats.Disk) (data int64) {
 	}
 	return data
 }
+
+// counting counts what is read of a file.
+type counting struct {
+	io.ReaderAt
+	bytes int64
+}
+
+func (c *counting) ReadAt(p []byte, off int64) (int, error) {
+	c.bytes += int64(len(p))
+	return c.ReaderAt.ReadAt(p, off)
+}
+
+// Whatever the entries of a log claim, each of its sectors is read a few times at
+// most, and what has to be kept of it does not grow with what it claims.
+func TestHostileLog(t *testing.T) {
+	const length = 8 << 20
+	clean := written(t, vhdx.Options{}, content())
+	for name, entry := range map[string]func(b []byte, i int){
+		"all as long as the log": func(b []byte, _ int) { put32(b, 8, length) },
+		"a long run of entries that begins elsewhere": func(b []byte, i int) {
+			put32(b, 8, 4096)
+			if i == 0 {
+				put64(b, 16, 0) // it is the tail of all others, and is none
+			}
+		},
+		"zeroes without end": func(b []byte, i int) {
+			put32(b, 8, 4096)
+			put32(b, 24, 126)
+			for d := b[64:]; len(d) >= 32; d = d[32:] {
+				copy(d, "zero")
+				put64(d, 8, 1<<20)
+				put64(d, 16, dataAt)
+				put64(d, 24, uint64(i+1))
+			}
+		},
+	} {
+		b := append(bytes.Clone(clean), make([]byte, length)...)
+		put32(b, 128<<10+68, length)
+		put64(b, 128<<10+72, uint64(len(clean)))
+		for i := range length / 4096 {
+			e := b[len(clean)+i*4096:][:4096]
+			copy(e, "loge")
+			put64(e, 16, uint64(i+1))
+			copy(e[32:], guid.Bytes(logID))
+			entry(e, i)
+			sign(e)
+		}
+		f := &counting{ReaderAt: bytes.NewReader(dirty(b))}
+		img, err := vhdx.Open(formats.File{ReaderAt: f, Size: int64(len(b)), Name: name}, nil)
+		if name == "zeroes without end" {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if list := problems(t, img); len(list) == 0 || list[0].Patches != nil {
+				t.Errorf("problems %d", len(list))
+			}
+		} else if !errors.Is(err, formats.ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if f.bytes > 5*length {
+			t.Errorf("%s: %d bytes read of a log of %d", name, f.bytes, length)
+		}
+	}
+}
