@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path"
+	"strings"
 	"testing"
 	"unicode/utf16"
 
@@ -179,6 +181,9 @@ func TestClaims(t *testing.T) {
 		c.want.Format = "vhdx"
 		if got := *img.Info().Parent; got != c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+		if shown := fmt.Sprint(img.Info().Fields); c.want.Name != "" && !strings.Contains(shown, path.Base(c.want.Name)) || !strings.Contains(shown, c.want.OtherID) {
+			t.Errorf("%s: shown are %s", c.name, shown)
 		}
 	}
 }

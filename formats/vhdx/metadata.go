@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -198,9 +197,12 @@ func (img *Image) parent() (*formats.Claim, error) {
 		c.OtherID = other.String()
 	}
 	c.Name = winname.First(keys["relative_path"], keys["volume_path"], keys["absolute_win32_path"])
-	for _, key := range []string{"relative_path", "volume_path", "absolute_win32_path"} {
-		if keys[key] != "" {
-			img.info.Fields = append(img.info.Fields, formats.Field{Name: "parent's " + strings.ReplaceAll(key, "_", " "), Value: keys[key]})
+	for _, f := range []formats.Field{
+		{Name: "parent's other id", Value: c.OtherID}, {Name: "parent's relative path", Value: keys["relative_path"]},
+		{Name: "parent's volume path", Value: keys["volume_path"]}, {Name: "parent's absolute path", Value: keys["absolute_win32_path"]},
+	} {
+		if f.Value != "" {
+			img.info.Fields = append(img.info.Fields, f)
 		}
 	}
 	return c, nil
