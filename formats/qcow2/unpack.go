@@ -1,29 +1,22 @@
 package qcow2
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"math/bits"
 	"sync"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/inflate"
 )
 
 // unpacker decompresses clusters, in several goroutines at once.
 type unpacker struct {
 	zstd     *zstd.Decoder // nil for zlib
-	inflates *sync.Pool    // of *inflate
+	inflates *sync.Pool    // of *inflate.Decoder
 	bufs     *sync.Pool    // of *[]byte
-}
-
-// inflate is the state of one decompressor.
-type inflate struct {
-	src    bytes.Reader
-	stream io.ReadCloser
 }
 
 func newUnpacker(compression uint8) (unpacker, error) {
@@ -86,17 +79,10 @@ func (u *unpacker) into(dst, packed []byte) error {
 		}
 		return err
 	}
-	z, _ := u.inflates.Get().(*inflate)
+	z, _ := u.inflates.Get().(*inflate.Decoder)
 	if z == nil {
-		z = &inflate{}
+		z = inflate.New()
 	}
 	defer u.inflates.Put(z)
-	z.src.Reset(packed)
-	if z.stream == nil {
-		z.stream = flate.NewReader(&z.src)
-	} else if err := z.stream.(flate.Resetter).Reset(&z.src, nil); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(z.stream, dst)
-	return err
+	return z.Into(dst, packed)
 }

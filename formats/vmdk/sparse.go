@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
-
-	"github.com/klauspost/compress/zlib"
 
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/blockcache"
@@ -350,116 +347,4 @@ func (s *sparse) readRun(p []byte, off int64) (int, error) {
 		return len(p), nil
 	}
 	return s.readCompressed(p, off)
-}
-
-// readCompressed reads from one compressed grain.
-func (s *sparse) readCompressed(p []byte, off int64) (int, error) {
-	index, in := off/s.grain, off%s.grain
-	if whole := min(s.grain, s.size-index*s.grain); in == 0 && int64(len(p)) >= whole {
-		if err := s.inflate(p[:whole], index); err != nil {
-			return 0, err
-		}
-		return int(whole), nil
-	}
-	grain, err := s.grains.Get(index)
-	if err != nil {
-		return 0, err
-	}
-	return copy(p, grain[in:]), nil
-}
-
-func (s *sparse) loadGrain(index int64) ([]byte, error) {
-	b := make([]byte, min(s.grain, s.size-index*s.grain))
-	return b, s.inflate(b, index)
-}
-
-// inflate decompresses the grain of that index into dst.
-func (s *sparse) inflate(dst []byte, index int64) error {
-	gt, err := s.table(index / s.perTable)
-	if err != nil {
-		return err
-	}
-	if gt == nil {
-		return fmt.Errorf("%s: grain table %d has changed: %w", s.file.Name, index/s.perTable, formats.ErrCorrupt)
-	}
-	at := s.decode(gt[index%s.perTable]).off
-	z, _ := s.inflaters.Get().(*inflater)
-	if z == nil {
-		z = &inflater{}
-	}
-	defer s.inflaters.Put(z)
-	packed, err := s.readPacked(z, at, index)
-	if err != nil {
-		return err
-	}
-	if err := z.into(dst, packed); err != nil {
-		//nolint:errorlint // a decoder's io.EOF must not look like the end of the disk
-		return fmt.Errorf("%s: decompress grain %d at offset %d: %v: %w", s.file.Name, index, at, err, formats.ErrCorrupt)
-	}
-	return nil
-}
-
-// readPacked reads the compressed bytes of a grain. Section "Compressed
-// Grains": sector number (8 bytes), size in bytes (4), data.
-func (s *sparse) readPacked(z *inflater, at, index int64) ([]byte, error) {
-	if !s.markers {
-		return z.read(s.file, at, min(2*s.grain, max(s.file.Size-at, 0)))
-	}
-	// Most grains are read in one go: header and a guess of the data.
-	b, err := z.read(s.file, at, min(markerBytes+s.grain, max(s.file.Size-at, 0)))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) < markerBytes {
-		return nil, fmt.Errorf("%s: grain marker at offset %d: %w", s.file.Name, at, formats.ErrTruncated)
-	}
-	lba, size := binary.LittleEndian.Uint64(b), int64(binary.LittleEndian.Uint32(b[8:]))
-	if lba != uint64(index*s.grain/sectorSize) {
-		return nil, fmt.Errorf("%s: grain marker at offset %d is for sector %d, not %d: %w",
-			s.file.Name, at, lba, index*s.grain/sectorSize, formats.ErrCorrupt)
-	}
-	// Deflate makes data that cannot be compressed a little longer, never twice.
-	if size > 2*s.grain {
-		return nil, fmt.Errorf("%s: compressed grain of %d bytes at offset %d: %w", s.file.Name, size, at, formats.ErrCorrupt)
-	}
-	if markerBytes+size > int64(len(b)) {
-		if markerBytes+size > s.file.Size-at {
-			return nil, fmt.Errorf("%s: grain of %d bytes at offset %d: %w", s.file.Name, size, at, formats.ErrTruncated)
-		}
-		if b, err = z.read(s.file, at, markerBytes+size); err != nil {
-			return nil, err
-		}
-	}
-	return b[markerBytes : markerBytes+size], nil
-}
-
-// inflater is the state that decompressing needs, used again and again.
-type inflater struct {
-	buf    []byte
-	src    bytes.Reader
-	stream io.ReadCloser
-}
-
-func (z *inflater) read(f formats.File, off, n int64) ([]byte, error) {
-	if int64(cap(z.buf)) < n {
-		z.buf = make([]byte, n)
-	}
-	b := z.buf[:n]
-	return b, formats.ReadFull(f, b, off)
-}
-
-// into fills dst from the zlib stream in packed.
-func (z *inflater) into(dst, packed []byte) error {
-	z.src.Reset(packed)
-	var err error
-	if z.stream == nil {
-		z.stream, err = zlib.NewReader(&z.src)
-	} else {
-		err = z.stream.(zlib.Resetter).Reset(&z.src, nil)
-	}
-	if err != nil {
-		return err
-	}
-	_, err = io.ReadFull(z.stream, dst)
-	return err
 }

@@ -2,8 +2,11 @@ package vmdk_test
 
 import (
 	"bytes"
+	"compress/zlib"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -251,5 +254,52 @@ func TestTruncated(t *testing.T) {
 				t.Errorf("%s cut to %d of %d bytes: %v", variant, keep, len(b), err)
 			}
 		}
+	}
+}
+
+// A grain that decompresses to other bytes than were compressed is not handed on,
+// as far as its checksum tells, which is weak: what another reader of zlib
+// refuses is refused.
+func TestDamagedGrain(t *testing.T) {
+	needQemuImg(t)
+	dir := t.TempDir()
+	raw, out := filepath.Join(dir, "raw"), filepath.Join(dir, "stream.vmdk")
+	want := pattern(128 << 10)
+	if err := os.WriteFile(raw, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, out)
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := 128*512 + 12 // behind the overhead and the marker
+	size := int(binary.LittleEndian.Uint32(b[first-4:]))
+	refused := 0
+	for at := 0; at < size; at += 37 {
+		bad := bytes.Clone(b)
+		bad[first+at] ^= 1 << (at % 8)
+		img, err := vmdk.Open(memory("stream", bad), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		_, err = img.ReadAt(got, 0)
+		var lib []byte
+		z, libErr := zlib.NewReader(bytes.NewReader(bad[first : first+size]))
+		if libErr == nil {
+			lib, libErr = io.ReadAll(z)
+		}
+		if libErr != nil || len(lib) != 64<<10 {
+			refused++
+			if !errors.Is(err, formats.ErrCorrupt) {
+				t.Errorf("byte %d of the grain changed: %v, the library says %v", at, err, libErr)
+			}
+		} else if err != nil {
+			t.Errorf("byte %d of the grain changed: %v, the library has no objection", at, err)
+		}
+	}
+	if refused < size/37/2 {
+		t.Errorf("only %d changes are found", refused)
 	}
 }
