@@ -86,8 +86,8 @@ FUZZTIME ?= 60s
 fuzz: ## fuzz the parsers of disk images, FUZZTIME=60s each; once for each version of a parser
 	tests/fuzz/run.sh $(dir $(H2K_CACHE))fuzz $(FUZZTIME) $(FUZZ)
 
-bench: build appliance guests deps-bench ## measure beside guestfish, virt-v2v and qemu-img
-	go run ./tests/bench/cmd/h2k-bench -o tests/bench/RESULTS.md
+bench: build appliance guests deps-bench ## measure beside guestfish, virt-v2v and qemu-img; ONLY='zstd, VDI to raw' measures those rows
+	go run ./tests/bench/cmd/h2k-bench -o tests/bench/RESULTS.md -only '$(ONLY)'
 
 # Once, and without a network too: the module cache serves as proxy.
 $(LINT):

@@ -1,7 +1,8 @@
 // Package bench measures this project beside its peers in one run: the same
 // input, the same machine, alternating, medians of several rounds. It prints
 // ratios, because seconds mean little on another machine; and beside them what
-// the machine itself allows: a plain copy, or the compressor alone.
+// the machine itself allows: a plain copy, or the compressor alone. Time of the
+// processors is counted too: on a busy machine it says more than the clock.
 package bench
 
 import (
@@ -11,7 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strings"
+	"syscall"
 	"time"
 )
 
@@ -40,14 +41,14 @@ type Work struct {
 	Note func() string
 }
 
-// Row is a measured Work: medians, in seconds or MiB; 0 where a side is nil.
+// Value is what one side took: seconds or MiB, and seconds of all processors.
+type Value struct{ Main, CPU float64 }
+
+// Row is a measured Work: medians; zero where a side is nil.
 type Row struct {
 	Work
-	OurValue, PeerValue, FloorValue float64
+	OurValue, PeerValue, FloorValue Value
 }
-
-// Ratio is our value as a share of the peer's.
-func (r Row) Ratio() float64 { return r.OurValue / r.PeerValue }
 
 // Measure runs each side rounds times, alternating, and takes the medians.
 // Each round works in a fresh folder under dir.
@@ -60,7 +61,7 @@ func Measure(ctx context.Context, log io.Writer, dir string, w Work, rounds int)
 	sides := []struct {
 		name string
 		run  Side
-		got  []float64
+		got  []Value
 	}{{name: "ours", run: w.Ours}, {name: w.PeerName, run: w.Peer}, {name: w.FloorName, run: w.Floor}}
 	for i := range rounds {
 		fmt.Fprintf(log, "%s, round %d of %d:", w.Name, i+1, rounds)
@@ -74,7 +75,7 @@ func Measure(ctx context.Context, log io.Writer, dir string, w Work, rounds int)
 				fmt.Fprintln(log)
 				return Row{}, fmt.Errorf("measure %s: %s: %w", w.Name, s.name, err)
 			}
-			fmt.Fprintf(log, " %s %.2f %s", s.name, v, w.unit())
+			fmt.Fprintf(log, " %s %.2f %s, CPU %.2f s;", s.name, v.Main, w.unit(), v.CPU)
 			s.got = append(s.got, v)
 		}
 		fmt.Fprintln(log)
@@ -91,56 +92,51 @@ func (w Work) unit() string {
 
 // measure runs one side once. It begins with nothing left to write from the
 // round before, so that nobody pays for another.
-func measure(ctx context.Context, dir string, w Work, f Side) (float64, error) {
+func measure(ctx context.Context, dir string, w Work, f Side) (Value, error) {
 	work, err := os.MkdirTemp(dir, "round-")
 	if err != nil {
-		return 0, err
+		return Value{}, err
 	}
 	defer os.RemoveAll(work)
 	if err := exec.CommandContext(ctx, "sync", "-f", work).Run(); err != nil {
-		return 0, fmt.Errorf("sync %s: %w", work, err)
+		return Value{}, fmt.Errorf("sync %s: %w", work, err)
 	}
-	start := time.Now()
+	start, cpu := time.Now(), processors()
 	memory, err := f(ctx, work)
+	v := Value{Main: time.Since(start).Seconds(), CPU: processors() - cpu}
 	if w.Memory {
-		return float64(memory) / (1 << 20), err
+		v.Main = float64(memory) / (1 << 20)
 	}
-	return time.Since(start).Seconds(), err
+	return v, err
 }
 
-func median(v []float64) float64 {
+// processors is the time, in seconds, that this process and those it waited for
+// have had.
+func processors() float64 {
+	var sum time.Duration
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if syscall.Getrusage(who, &u) == nil {
+			sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+		}
+	}
+	return sum.Seconds()
+}
+
+func median(v []Value) Value {
 	if len(v) == 0 {
-		return 0
+		return Value{}
 	}
-	slices.Sort(v)
-	return v[len(v)/2]
-}
-
-// Table prints the rows as Markdown.
-func Table(rows []Row) string {
-	var b strings.Builder
-	b.WriteString("| work | ours | peer | ratio | to reach | physical limit |\n|---|---|---|---|---|---|\n")
-	for _, r := range rows {
-		u := r.unit()
-		peer, ratio, reach, floor := "–", "–", "–", "–"
-		if r.Peer != nil {
-			peer, ratio = fmt.Sprintf("%s %.2f %s", r.PeerName, r.PeerValue, u), fmt.Sprintf("%.3f ×", r.Ratio())
+	var m Value
+	for _, part := range []func(v *Value) *float64{
+		func(v *Value) *float64 { return &v.Main }, func(v *Value) *float64 { return &v.CPU },
+	} {
+		var all []float64
+		for i := range v {
+			all = append(all, *part(&v[i]))
 		}
-		switch {
-		case r.Limit > 0:
-			reach = fmt.Sprintf("≤ %.2f ×", r.Limit)
-		case r.AtMost > 0:
-			reach = fmt.Sprintf("≤ %g %s", r.AtMost, u)
-		}
-		if r.Floor != nil {
-			floor = fmt.Sprintf("%s %.2f %s", r.FloorName, r.FloorValue, u)
-		}
-		fmt.Fprintf(&b, "| %s | %.2f %s | %s | %s | %s | %s |\n", r.Name, r.OurValue, u, peer, ratio, reach, floor)
+		slices.Sort(all)
+		*part(&m) = all[len(all)/2]
 	}
-	for _, r := range rows {
-		if r.Note != nil {
-			fmt.Fprintf(&b, "\n%s: %s\n", r.Name, r.Note())
-		}
-	}
-	return b.String()
+	return m
 }

@@ -10,11 +10,10 @@ import (
 	"sync/atomic"
 	"syscall"
 
-	"github.com/klauspost/compress/flate"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/qcow2"
 	"hyper2kvm/image/chain"
 )
 
@@ -33,7 +32,7 @@ func copyFile(ctx context.Context, dir string) (int64, error) {
 	return command(ctx, nil, "sh", "-c", `cp --sparse=always "$1" "$2" && sync "$2"`, "sh", src, out)
 }
 
-// clusterBytes is the unit of the compressors: qcow2's and VMDK's.
+// clusterBytes is the unit of the compressors.
 const clusterBytes = 64 << 10
 
 // readAlone reads every byte of an image on all cores and writes nothing: the
@@ -46,36 +45,31 @@ func readAlone(name string) Side {
 	}
 }
 
-// deflateAlone and zstdAlone compress the guest's disk on all cores and write
-// nothing, with the library, levels and units that our packers have.
-func deflateAlone(ctx context.Context, dir string) (int64, error) {
-	return 0, clusters(ctx, filepath.Join(filepath.Dir(dir), rawInput), func() func([]byte) error {
-		w, err := flate.NewWriter(io.Discard, 6)
-		return func(p []byte) error {
-			if err != nil {
-				return err
-			}
-			w.Reset(io.Discard)
-			if _, err := w.Write(p); err != nil {
-				return err
-			}
-			return w.Close()
+// packAlone compresses the guest's disk on all cores, as the output is, and writes
+// nothing.
+func packAlone(how string) Side {
+	return func(ctx context.Context, dir string) (int64, error) {
+		w, err := qcow2.NewWriter(nowhere{}, clusterBytes, qcow2.Options{ClusterSize: clusterBytes, Compression: how})
+		if err != nil {
+			return 0, err
 		}
-	})
+		return 0, clusters(ctx, filepath.Join(filepath.Dir(dir), rawInput), func() func([]byte) error {
+			p, err := w.NewPacker()
+			var out []byte
+			return func(cluster []byte) error {
+				if err == nil {
+					out, err = p.Pack(out[:0], 0, cluster)
+				}
+				return err
+			}
+		})
+	}
 }
 
-func zstdAlone(ctx context.Context, dir string) (int64, error) {
-	return 0, clusters(ctx, filepath.Join(filepath.Dir(dir), rawInput), func() func([]byte) error {
-		w, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
-		var out []byte
-		return func(p []byte) error {
-			if err == nil {
-				out = w.EncodeAll(p, out[:0])
-			}
-			return err
-		}
-	})
-}
+// nowhere takes what is written.
+type nowhere struct{}
+
+func (nowhere) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 
 // clusters hands every cluster of an image that holds data to a worker on each
 // core.

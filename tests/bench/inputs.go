@@ -14,9 +14,6 @@ import (
 const (
 	rawInput    = "guest.raw"
 	streamInput = "stream.vmdk"
-	vhdxInput   = "guest.vhdx"
-	vhdInput    = "guest.vhd"
-	vdiInput    = "guest.vdi"
 	flatInput   = "flat.qcow2"
 	chainInput  = "chain3.qcow2"
 	hugeInput   = "huge.raw"

@@ -30,13 +30,13 @@ func Works(p Parts) []Work {
 		p.wholeConvert(),
 		p.disk("sparse VMDK to qcow2", p.Guest, "qcow2", 1.0, p.raw),
 		p.stream(),
-		p.packed("zlib", 0.5, deflateAlone),
-		p.packed("zstd", 0.8, zstdAlone),
+		p.packed("zlib", 0.5),
+		p.packed("zstd", 0.8),
 		p.disk("raw to qcow2", rawInput, "qcow2", 1.0, p.raw),
 		p.disk("sparse VMDK to raw", p.Guest, "raw", 1.0, p.raw),
 	}
 	for _, s := range []struct{ name, file, format string }{
-		{"VHDX", vhdxInput, "vhdx"}, {"VHD", vhdInput, "vpc"}, {"VDI", vdiInput, "vdi"},
+		{"VHD", "guest.vhd", "vpc"}, {"VDI", "guest.vdi", "vdi"},
 	} {
 		for _, to := range []string{"qcow2", "raw"} {
 			works = append(works, p.disk(s.name+" to "+to, s.file, to, 1.0, both(p.raw, p.input(s.file, "-O", s.format))))
@@ -73,10 +73,10 @@ func (p Parts) stream() Work {
 
 // packed is a conversion that compresses; its limit is the compressor alone.
 // Its note says how large the outputs are.
-func (p Parts) packed(how string, limit float64, floor Side) Work {
+func (p Parts) packed(how string, limit float64) Work {
 	var ours, peer int64
 	w := p.disk("raw to qcow2 "+how, rawInput, "qcow2", limit, p.raw)
-	w.Floor, w.FloorName = floor, "compressor alone, all cores"
+	w.Floor, w.FloorName = packAlone(how), "compressor alone, all cores"
 	w.Ours = sized(&ours, p.h2k(rawInput, "--format", "qcow2", "--compress", how))
 	w.Peer = sized(&peer, qemuImg(rawInput, "-c", "-O", "qcow2", "-o", "compression_type="+how))
 	w.Note = func() string {
