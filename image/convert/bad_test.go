@@ -144,6 +144,12 @@ func TestMain(m *testing.M) {
 		_, err := Run(context.Background(), d, filepath.Join(dir, "out"), Options{Workers: 1})
 		panic(err)
 	}
+	if what := os.Getenv(memoryOf); what != "" {
+		if err := memoryChild(what); err != nil {
+			panic(err)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -24,6 +24,7 @@ func layouts() []Options {
 		{Format: "qcow2", ClusterSize: 2 << 20}, {Format: "qcow2", ClusterSize: 512}, {Format: "raw"},
 		{Format: "vmdk"}, {Format: "vmdk", Variant: "streamOptimized"},
 		{Format: "vhdx"}, {Format: "vhdx", Variant: "fixed", Sector: 4096},
+		{Format: "vhd"}, {Format: "vhd", Variant: "fixed"}, {Format: "vdi"}, {Format: "vdi", Variant: "fixed"},
 	}
 }
 

@@ -39,7 +39,7 @@ func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res 
 			wait := pace(opt.Bandwidth)
 			disk = paced{disk, func(n int64) error { return wait(ctx, n) }}
 		}
-		switch _, err := Compare(ctx, disk, got, nil); {
+		switch _, err := Compare(ctx, disk, readBack{got}, nil); {
 		case errors.Is(err, ErrDiffer):
 			return fmt.Errorf("%w: %w", ErrVerify, err)
 		case err != nil:
@@ -50,6 +50,28 @@ func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res 
 		res.Digest, err = Digest(ctx, got, nil)
 	}
 	return err
+}
+
+// readBack is the output as the verification reads it: what cannot be read was
+// written wrong.
+type readBack struct{ formats.Disk }
+
+// ReadAt implements formats.Disk.
+func (d readBack) ReadAt(p []byte, off int64) (int, error) {
+	n, err := d.Disk.ReadAt(p, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ErrVerify, err)
+	}
+	return n, err
+}
+
+// Extent implements formats.Disk.
+func (d readBack) Extent(off, limit int64) (formats.Extent, error) {
+	e, err := d.Disk.Extent(off, limit)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrVerify, err)
+	}
+	return e, err
 }
 
 // reopen reads the image just written through the parser of its format.
