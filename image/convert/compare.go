@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/qcow2"
@@ -29,6 +30,9 @@ import (
 func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res *Result) error {
 	if !opt.Verify && !opt.Digest {
 		return nil
+	}
+	if err := forgetWritten(f); err != nil {
+		return err
 	}
 	got, err := reopen(f, opt.Format, disk.Size())
 	if err != nil {
@@ -50,6 +54,17 @@ func prove(ctx context.Context, disk formats.Disk, f *os.File, opt Options, res 
 		res.Digest, err = Digest(ctx, got, nil)
 	}
 	return err
+}
+
+// forgetWritten takes a file out of the page cache, so that what is read of it
+// comes from the disk: what the cache has is what was to be written.
+func forgetWritten(f *os.File) error {
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync output: %w", err)
+	}
+	// Only a hint: file systems in memory have nothing else.
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	return nil
 }
 
 // readBack is the output as the verification reads it: what cannot be read was

@@ -145,7 +145,8 @@ func noSpace(err error) error {
 func (c *copier) write(ctx context.Context, o *publish.Output, opt Options, from checkpoint) (Result, error) {
 	offload := opt.offload == nil && sharesBlocks(c.out) || opt.offload != nil && *opt.offload
 	c.noOffload.Store(!offload)
-	c.devices = make(map[*os.File]bool)
+	c.devices = make(map[*os.File]*os.File)
+	defer c.closeDirect()
 	s, err := c.survey(ctx, from.marked)
 	if err != nil {
 		return Result{}, fmt.Errorf("survey of the source: %w", err)
@@ -266,7 +267,9 @@ func (c *copier) onSame(known map[*os.File]bool, src *os.File) bool {
 		same = sameDevice(src, c.out)
 		known[src] = same
 		info, err := src.Stat()
-		c.devices[src] = err == nil && info.Mode()&fs.ModeDevice != 0
+		if err == nil && info.Mode()&fs.ModeDevice != 0 {
+			c.devices[src] = openDirect(src, os.O_RDONLY)
+		}
 	}
 	return same
 }

@@ -35,7 +35,8 @@ type copier struct {
 	// keepsOld says that what is not written keeps its old content: a device.
 	// fills says that zeroes within the data have to be written there.
 	keepsOld, fills bool
-	devices         map[*os.File]bool // the files of the source, and which are block devices
+	directOut       *os.File              // the output for direct I/O; nil for a file
+	devices         map[*os.File]*os.File // block devices of the source, for direct I/O where that is not nil
 	// noOffload is set where the kernel does not copy for us, or no better.
 	noOffload atomic.Bool
 	progress  func(done, total int64)
@@ -163,7 +164,7 @@ func (c *copier) newWorker() (*worker, error) {
 	}
 	n := c.window()
 	blocks := n / c.block
-	return &worker{copier: c, buf: make([]byte, n), packer: p,
+	return &worker{copier: c, buf: alignedBuffer(n), packer: p,
 		used: make([]bool, blocks), plain: make([]*formats.Location, blocks), sizes: make([]int, blocks)}, nil
 }
 
@@ -257,8 +258,14 @@ func (w *worker) readRun(win *window, r formats.Extent) error {
 
 // fill reads the bytes of a run into the buffer.
 func (w *worker) fill(win *window, r formats.Extent) error {
-	p := w.buf[r.Offset-win.start:][:r.Length]
-	n, err := w.disk.ReadAt(p, r.Offset)
+	p, off := w.buf[r.Offset-win.start:][:r.Length], r.Offset
+	if r.Plain != nil && len(w.devices) > 0 {
+		done := w.readDirect(p, osFile(r.Plain.File), r.Plain.Offset)
+		if p, off = p[done:], off+int64(done); len(p) == 0 {
+			return nil
+		}
+	}
+	n, err := w.disk.ReadAt(p, off)
 	if n == len(p) {
 		return nil
 	}

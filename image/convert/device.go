@@ -39,6 +39,7 @@ func (c *copier) checkDevice(opt Options) error {
 		return fmt.Errorf("%s has %d bytes, the disk %d: %w", c.out.Name(), size, c.disk.Size(), ErrNoSpace)
 	}
 	c.keepsOld, c.fills = true, opt.Format == "raw"
+	c.directOut = openDirect(c.out, os.O_RDWR)
 	return nil
 }
 
@@ -146,11 +147,8 @@ func (c *copier) abandonDevice() error {
 // span is a run of bytes of an output.
 type span struct{ off, length int64 }
 
-// passOn has the kernel write what goes to a device right away and, one window
-// later, forget it: a disk that is larger than the memory would push all else
-// out of it. Over a loop device this is as fast as O_DIRECT (0.41 s for 1 GiB
-// against 0.42 s, and 0.60 s when left to the cache), and asks nothing of the
-// buffers and of the device's sectors.
+// passOn has the kernel write what went to a device by way of the page cache
+// right away and, one window later, forget it.
 func (w *worker) passOn(writes []chunk) {
 	fd := int(w.out.Fd())
 	for _, s := range w.behind {
@@ -164,13 +162,14 @@ func (w *worker) passOn(writes []chunk) {
 	}
 }
 
-// forget drops what was read of devices from the page cache.
+// forget drops what was read of devices by way of the page cache from it.
 func (w *worker) forget(win *window) {
 	for _, r := range win.runs {
 		if r.Plain == nil {
 			continue
 		}
-		if f := osFile(r.Plain.File); f != nil && w.devices[f] {
+		f := osFile(r.Plain.File)
+		if _, device := w.devices[f]; device {
 			_ = unix.Fadvise(int(f.Fd()), r.Plain.Offset, r.Length, unix.FADV_DONTNEED)
 		}
 	}

@@ -5,11 +5,15 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"hyper2kvm/formats"
 	"hyper2kvm/formats/raw"
@@ -164,4 +168,100 @@ func TestDeviceSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	qemuImg(t, "compare", "-q", "-f", "raw", "-F", "qcow2", file, out)
+}
+
+// cached is how many pages of a device are in the page cache.
+func cached(t *testing.T, dev string) int {
+	t.Helper()
+	f, err := os.Open(dev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Munmap(m); err != nil {
+			t.Error(err)
+		}
+	}()
+	in := make([]byte, (len(m)+os.Getpagesize()-1)/os.Getpagesize())
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(len(m)), uintptr(unsafe.Pointer(&in[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	n := 0
+	for _, b := range in {
+		n += int(b & 1)
+	}
+	return n
+}
+
+// What goes from one device to another does not go through the page cache, but
+// for its begin and what has no whole pages.
+func TestDevicesAreNotCached(t *testing.T) {
+	for _, format := range []string{"raw", "qcow2"} {
+		from, to := loop(t, 16<<20), loop(t, 20<<20)
+		// The last who closes a device empties its cache.
+		held, err := os.Open(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		h, err := hostfile.Open(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		drop(t, from)
+		drop(t, to)
+		if _, err := Run(t.Context(), raw.New(h.Format()), to, Options{Format: format, Force: true, Workers: 4}); err != nil {
+			t.Fatal(err)
+		}
+		for _, dev := range []string{from, to} {
+			// Less than one window: who looks at a new device may have read some, too.
+			if n := cached(t, dev); n > 200 {
+				t.Errorf("%s: %d pages of %s are in the page cache", format, n, dev)
+			}
+		}
+		got, err := reopen(held, format, 16<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Compare(t.Context(), raw.New(h.Format()), got, nil); err != nil {
+			t.Errorf("%s: %v", format, err)
+		}
+	}
+}
+
+// drop empties the page cache of a device.
+func drop(t *testing.T, dev string) {
+	t.Helper()
+	if out, err := exec.Command("blockdev", "--flushbufs", dev).CombinedOutput(); err != nil {
+		t.Skipf("blockdev: %v\n%s", err, out)
+	}
+}
+
+// Buffers of any alignment, and any offset, give the same bytes.
+func TestDirectIsChosenWhereItCan(t *testing.T) {
+	b := alignedBuffer(64 << 10)
+	for _, c := range []struct {
+		p    []byte
+		off  int64
+		want int
+	}{
+		{b, 0, 64 << 10}, {b[:5000], 8192, 4096}, {b[:4095], 0, 0}, {b[512:], 512, 0}, {b[512:], 4096, 0}, {b[4096:], 4096, 60 << 10}, {b, 512, 0},
+	} {
+		if got := directPart(c.p, c.off); got != c.want {
+			t.Errorf("%d bytes at %d: %d, want %d", len(c.p), c.off, got, c.want)
+		}
+	}
+	if len(b) != 64<<10 || cap(b) != 64<<10 {
+		t.Errorf("a buffer of %d, capacity %d", len(b), cap(b))
+	}
 }

@@ -90,8 +90,8 @@ func (w *worker) put(p []byte, host int64) error {
 		if n == 0 {
 			continue
 		}
-		if _, err := w.out.WriteAt(p[:n], host); err != nil {
-			return fmt.Errorf("write output: %w", err)
+		if err := w.writeOut(p[:n], host); err != nil {
+			return err
 		}
 		p, host = p[n:], host+int64(n)
 	}

@@ -11,7 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"hyper2kvm/formats"
 	"hyper2kvm/image/publish"
@@ -126,6 +130,42 @@ func TestVerifyReadsTheOutput(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// onRead is a disk that tells of its reads.
+type onRead struct {
+	formats.Disk
+	tell func()
+}
+
+func (d onRead) ReadAt(p []byte, off int64) (int, error) {
+	d.tell()
+	return d.Disk.ReadAt(p, off)
+}
+
+// The verification reads the disk, not what is still in memory of the writing.
+func TestVerifyReadsTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil || fs.Type == unix.TMPFS_MAGIC {
+		t.Skipf("a file system in memory has no disk below: %v", err)
+	}
+	out := filepath.Join(dir, "out")
+	var written atomic.Bool
+	var once sync.Once
+	pages, all := -1, 0
+	disk := onRead{memory(t, sources()["full"]), func() {
+		if written.Load() {
+			once.Do(func() { pages = cached(t, publish.Partial(out)) })
+		}
+	}}
+	res, err := Run(t.Context(), disk, out, Options{Format: "raw", Verify: true, Progress: func(done, total int64) { written.Store(done == total) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all = int(res.Allocated) / os.Getpagesize(); pages < 0 || pages > all/2 {
+		t.Errorf("%d of %d pages were in the page cache when the verification began", pages, all)
 	}
 }
 
