@@ -3,6 +3,7 @@ package publish_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -203,5 +204,31 @@ func TestWriteFileAndLongNames(t *testing.T) {
 	}
 	if err := publish.WriteFile(filepath.Join(dir, "no", "such"), nil, false); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("into a missing folder: %v", err)
+	}
+}
+
+// What a power cut needs: the bytes are on the disk before the name is given,
+// and the name is after.
+func TestSyncedBeforeAndAfterTheName(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("needs strace")
+	}
+	out, err := exec.Command("strace", "-f", "-y", "-e", "trace=fsync,fdatasync,rename,renameat,renameat2", os.Args[0], "-test.run", "^TestCommit$").CombinedOutput()
+	if err != nil {
+		t.Skipf("strace: %v\n%s", err, out)
+	}
+	var got []string
+	for line := range strings.Lines(string(out)) {
+		switch {
+		case strings.Contains(line, "sync(") && strings.Contains(line, ".h2k-partial>"):
+			got = append(got, "bytes")
+		case strings.Contains(line, "rename") && strings.Contains(line, ".h2k-partial\""):
+			got = append(got, "name")
+		case strings.Contains(line, "sync(") && strings.Contains(line, "TestCommit"):
+			got = append(got, "folder")
+		}
+	}
+	if strings.Join(got, " ") != "bytes name folder" {
+		t.Errorf("synced and named in the order %v\n%s", got, out)
 	}
 }
