@@ -23,14 +23,15 @@ const checkpointEvery = 2 * time.Second
 
 // run copies everything, and marks how far it got as often as asked.
 func (c *copier) run(ctx context.Context, opt Options) error {
+	workers := min(opt.Workers, int(max(maxWindows/c.window(), 1)))
 	if c.log == nil {
-		return c.copy(ctx, opt.Workers)
+		return c.copy(ctx, workers)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	ended := make(chan struct{})
 	g.Go(func() error {
 		defer close(ended)
-		return c.copy(ctx, opt.Workers)
+		return c.copy(ctx, workers)
 	})
 	g.Go(func() error { return c.markOften(opt.CheckpointEvery, ended) })
 	return g.Wait()

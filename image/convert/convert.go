@@ -68,9 +68,12 @@ type Result struct {
 	Digest    string // sha256 of what the guest sees, in hexadecimal; "" unless asked for
 }
 
-// maxWorkers bounds the memory of a conversion: 32 workers that compress with
-// zstd take 220 MB in all, and feed any disk.
-const maxWorkers = 32
+// maxWorkers and maxWindows, in bytes, bound the memory of a conversion: 32
+// workers that compress take 140 MB in all, and feed any disk.
+const (
+	maxWorkers = 32
+	maxWindows = maxWorkers * windowBytes
+)
 
 // Run writes disk to the file out. Nothing is seen under that name before the
 // output is complete and synced (and verified, if asked). When Run gives an
