@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -51,8 +52,7 @@ type Row struct {
 }
 
 // Measure runs each side rounds times, alternating, and takes the medians. Each
-// round begins with another side, because memory that was free for long costs
-// more on a virtual machine. Each run works in a fresh folder under dir.
+// round begins with another side. Each run works in a fresh folder under dir.
 func Measure(ctx context.Context, log io.Writer, dir string, w Work, rounds int) (Row, error) {
 	if w.Prepare != nil {
 		if err := w.Prepare(ctx, dir); err != nil {
@@ -92,7 +92,7 @@ func (w Work) unit() string {
 }
 
 // measure runs one side once. It begins with nothing left to write from the
-// round before, so that nobody pays for another.
+// round before, and with memory that is at hand, so that nobody pays for another.
 func measure(ctx context.Context, dir string, w Work, f Side) (Value, error) {
 	work, err := os.MkdirTemp(dir, "round-")
 	if err != nil {
@@ -102,6 +102,9 @@ func measure(ctx context.Context, dir string, w Work, f Side) (Value, error) {
 	if err := exec.CommandContext(ctx, "sync", "-f", work).Run(); err != nil {
 		return Value{}, fmt.Errorf("sync %s: %w", work, err)
 	}
+	if err := warm(work); err != nil {
+		return Value{}, fmt.Errorf("warm up: %w", err)
+	}
 	start, cpu := time.Now(), processors()
 	memory, err := f(ctx, work)
 	v := Value{Main: time.Since(start).Seconds(), CPU: processors() - cpu}
@@ -109,6 +112,27 @@ func measure(ctx context.Context, dir string, w Work, f Side) (Value, error) {
 		v.Main = float64(memory) / (1 << 20)
 	}
 	return v, err
+}
+
+// warmBytes is more than an output takes.
+const warmBytes = 1 << 30
+
+// warm fills and frees as much of the page cache as a run does: a virtual machine
+// gives memory that was free for a second or two back to its host, and getting
+// it again costs three times what the copy into it does.
+func warm(dir string) error {
+	f, err := os.Create(filepath.Join(dir, "warm"))
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	for buf, n := make([]byte, 1<<20), 0; n < warmBytes; n += len(buf) {
+		if _, err := f.Write(buf); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // processors is the time, in seconds, that this process and those it waited for

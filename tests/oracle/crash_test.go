@@ -76,9 +76,10 @@ func TestCrash(t *testing.T) {
 	list := crashes(t, dir)
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 1))
 	kills, resumed := 0, 0
+	in := make(map[api.Stage]int) // kills while a stage had something to go on from
 	for kills < rounds && !t.Failed() {
 		c := list[r.IntN(len(list))]
-		k, again := c.run(t, r)
+		k, again := c.run(t, r, in)
 		kills, resumed = kills+k, resumed+again
 		for name := range c.outputs {
 			if err := os.Remove(name); err != nil {
@@ -86,11 +87,15 @@ func TestCrash(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d kills, %d runs resumed", kills, resumed)
+	t.Logf("%d kills, %d runs resumed; in the middle of stages: %v", kills, resumed, in)
+	if _, err := exec.LookPath("qemu-img"); err == nil && rounds >= 200 && (in[api.Flatten] == 0 || in[api.Convert] == 0) {
+		t.Error("not both FLATTEN and CONVERT were killed in the middle")
+	}
 }
 
-// run takes one run to its end, killing it on the way.
-func (c *crash) run(t *testing.T, r *rand.Rand) (kills, resumed int) {
+// run takes one run to its end, killing it on the way, and counts in which
+// stages.
+func (c *crash) run(t *testing.T, r *rand.Rand, in map[api.Stage]int) (kills, resumed int) {
 	t.Helper()
 	home := c.plan.Target.Path + pipeline.JobSuffix
 	for {
@@ -114,6 +119,11 @@ func (c *crash) run(t *testing.T, r *rand.Rand) (kills, resumed int) {
 			return kills, resumed
 		}
 		kills++
+		for _, stage := range c.plan.Stages {
+			if left, err := filepath.Glob(filepath.Join(home, "checkpoint-"+string(stage)+"-*")); err == nil && len(left) > 0 {
+				in[stage]++
+			}
+		}
 	}
 }
 
