@@ -237,6 +237,10 @@ func crashes(t *testing.T, dir string) []*crash {
 	for _, c := range list {
 		c.undisturbed(t)
 	}
+	// The last one is the only of its kind: it comes as often as a quarter of them.
+	for range len(list) / 4 {
+		list = append(list, list[len(list)-1])
+	}
 	return list
 }
 
@@ -315,6 +319,7 @@ func flatten(t *testing.T, dir string) *crash {
 	top, _ := fourDeep(t, c.dirs[0], "qcow2")
 	c.keep = []string{"base.raw", "0.qcow2", "1.qcow2", "2.qcow2", "3.qcow2"}
 	c.plan.Sources = []api.Source{{Path: top}}
+	c.plan.Target.Bandwidth = slow / 5 // it is small
 	c.plan.Target.Format = "vmdk"
 	c.outputs[c.plan.Target.Path] = nil
 	return c
