@@ -36,7 +36,7 @@ func Works(p Parts) []Work {
 		p.disk("sparse VMDK to raw", p.Guest, "raw", 1.0, p.raw),
 	}
 	for _, s := range []struct{ name, file, format string }{
-		{"VHD", "guest.vhd", "vpc"}, {"VDI", "guest.vdi", "vdi"},
+		{"VHD", "guest.vhd", "vpc"}, {"VHDX", "guest.vhdx", "vhdx"}, {"VDI", "guest.vdi", "vdi"},
 	} {
 		for _, to := range []string{"qcow2", "raw"} {
 			works = append(works, p.disk(s.name+" to "+to, s.file, to, 1.0, both(p.raw, p.input(s.file, "-O", s.format))))
