@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/job"
+	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/overlay"
 )
@@ -80,9 +80,9 @@ func TestCommitKeepsTheKindOfImage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), name)
-			qemuImg(t, append(append([]string{"create", "-q"}, strings.Fields(c.args)...), path, "8M")...)
+			formatstest.QemuImg(t, append(append([]string{"create", "-q"}, strings.Fields(c.args)...), path, "8M")...)
 			if c.refuse == "1 internal snapshot" {
-				qemuImg(t, "snapshot", "-c", "before", path)
+				formatstest.QemuImg(t, "snapshot", "-c", "before", path)
 			}
 			src, err := chain.Open(path, chain.Policy{})
 			if err != nil {
@@ -158,10 +158,3 @@ func TestNextRepairFinishesTheKilledOne(t *testing.T) {
 type silent struct{}
 
 func (silent) Emit(api.Event) {}
-
-func qemuImg(t *testing.T, args ...string) {
-	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), "qemu-img", args...).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}

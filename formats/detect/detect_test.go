@@ -15,10 +15,6 @@ import (
 	"hyper2kvm/formats/formatstest"
 )
 
-func memory(name string, b []byte) formats.File {
-	return formats.File{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), Name: name}
-}
-
 // at is size bytes with a signature somewhere.
 func at(size, off int, sig string) []byte {
 	b := make([]byte, size)
@@ -74,7 +70,7 @@ func TestRawOrNot(t *testing.T) {
 		{"nothing but the signature of VHDX", "x.img", at(1<<20, 0, "vhdxfile"), formats.ErrCorrupt},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			img, err := detect.Open(memory(c.name, c.b), nil)
+			img, err := detect.Open(formatstest.File(c.name, c.b), nil)
 			if !errors.Is(err, c.want) {
 				t.Fatalf("got %v; want %v", err, c.want)
 			}
@@ -89,7 +85,7 @@ func TestRawOrNot(t *testing.T) {
 }
 
 func TestOpenAs(t *testing.T) {
-	blank := memory("x", make([]byte, 1000))
+	blank := formatstest.File("x", make([]byte, 1000))
 	if img, err := detect.OpenAs("raw", blank, nil); err != nil || img.Size() != 1000 {
 		t.Errorf("raw by order: %v", err)
 	}
@@ -125,7 +121,7 @@ func TestRealImages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		img, err := detect.Open(memory("image", b), nil)
+		img, err := detect.Open(formatstest.File("image", b), nil)
 		switch {
 		case err == nil && img.Info().Format != c.want:
 			t.Errorf("%s: found %s", c.script, img.Info().Format)
@@ -142,7 +138,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("# Disk DescriptorFile\nRW 1 ZERO\n"))
 	f.Add(at(1024, 510, "\x55\xaa"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		img, err := detect.Open(memory("fuzz", b), nil)
+		img, err := detect.Open(formatstest.File("fuzz", b), nil)
 		if err != nil {
 			return
 		}

@@ -21,15 +21,6 @@ import (
 
 var _ formats.Checker = (*qcow2.Image)(nil)
 
-func problems(t *testing.T, img *qcow2.Image) []formats.Problem {
-	t.Helper()
-	var list []formats.Problem
-	if err := img.Check(t.Context(), func(p formats.Problem) error { list = append(list, p); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return list
-}
-
 // verdict is what qemu-img check says of an image.
 type verdict struct {
 	Leaks       int `json:"leaks"`
@@ -98,7 +89,7 @@ func TestCheckOfWholeImages(t *testing.T) {
 			if v := qemuCheck(t, path); v != (verdict{}) {
 				t.Fatalf("QEMU says %+v", v)
 			}
-			if list := problems(t, mustOpen(t, path)); len(list) > 0 {
+			if list := formatstest.Problems(t, mustOpen(t, path)); len(list) > 0 {
 				t.Errorf("%+v", list)
 			}
 		})
@@ -112,7 +103,7 @@ func TestCheckOfWholeImages(t *testing.T) {
 		}
 		run(t, "qemu-img", "snapshot", "-d", "number 1", path)
 		run(t, "qemu-io", "-c", "write -P 9 2M 300k", path)
-		if list := problems(t, mustOpen(t, path)); len(list) > 0 {
+		if list := formatstest.Problems(t, mustOpen(t, path)); len(list) > 0 {
 			t.Errorf("%+v", list)
 		}
 	})
@@ -181,7 +172,7 @@ func TestCheckOfDamage(t *testing.T) {
 			if err := os.WriteFile(path, d.b, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			list := problems(t, mustOpen(t, path))
+			list := formatstest.Problems(t, mustOpen(t, path))
 			found, leaks := false, 0
 			for _, p := range list {
 				found = found || p.Kind == c.kind
@@ -205,7 +196,7 @@ func TestCheckOfDamage(t *testing.T) {
 			if err := os.WriteFile(path, apply(d.b, list), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			after, left := qemuCheck(t, path), problems(t, mustOpen(t, path))
+			after, left := qemuCheck(t, path), formatstest.Problems(t, mustOpen(t, path))
 			if c.mended && (after != (verdict{}) || len(left) > 0) {
 				t.Errorf("after the repair QEMU says %+v, we %+v", after, left)
 			}
@@ -260,19 +251,19 @@ func TestCheckOfDamagedExtras(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := damage{bytes.Clone(good), 64 << 10}
 			c.change(d)
-			img, err := qcow2.Open(memory("x", d.b), nil)
+			img, err := qcow2.Open(formatstest.File("x", d.b), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			found := false
-			for _, p := range problems(t, img) {
+			for _, p := range formatstest.Problems(t, img) {
 				found = found || p.Kind == c.kind
 				if p.Kind == formats.Leak && len(p.Patches) > 0 {
 					t.Errorf("what may be the snapshot's would be given away: %+v", p)
 				}
 			}
 			if !found {
-				t.Errorf("found %+v; want %s", problems(t, img), c.kind)
+				t.Errorf("found %+v; want %s", formatstest.Problems(t, img), c.kind)
 			}
 			if err := formatstest.Every(img, 8<<20); err != nil {
 				t.Errorf("the disk itself: %v", err)
@@ -302,7 +293,7 @@ func TestRepairKeepsContent(t *testing.T) {
 	if _, err := before.ReadAt(want, 0); err != nil {
 		t.Fatal(err)
 	}
-	list := problems(t, before)
+	list := formatstest.Problems(t, before)
 	if len(list) != 2 || list[0].Harmless || list[1].Harmless {
 		t.Errorf("found %+v", list)
 	}
@@ -340,11 +331,11 @@ func TestRepairLeavesWhatOverlaps(t *testing.T) {
 	} {
 		d := damage{bytes.Clone(good), 64 << 10}
 		change(d)
-		img, err := qcow2.Open(memory("x", d.b), nil)
+		img, err := qcow2.Open(formatstest.File("x", d.b), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if list := problems(t, img); len(list) < 2 || !slices.ContainsFunc(list, func(p formats.Problem) bool { return p.Kind == formats.Overlap }) {
+		if list := formatstest.Problems(t, img); len(list) < 2 || !slices.ContainsFunc(list, func(p formats.Problem) bool { return p.Kind == formats.Overlap }) {
 			t.Errorf("%s: found %+v", name, list)
 		}
 		if err := repaired(t, img, d.b); err != nil {
@@ -362,11 +353,11 @@ func TestLeaksAreLeftBesideDamage(t *testing.T) {
 	}
 	d := damage{b, 64 << 10}
 	d.put(d.l2()+8, d.word(d.l2()+8)|1<<45) // one bit flipped: the way to a cluster is lost
-	img, err := qcow2.Open(memory("x", d.b), nil)
+	img, err := qcow2.Open(formatstest.File("x", d.b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range problems(t, img) {
+	for _, p := range formatstest.Problems(t, img) {
 		if len(p.Patches) > 0 {
 			t.Errorf("%+v would be mended", p)
 		}
@@ -386,7 +377,7 @@ func TestCheckEnds(t *testing.T) {
 	}
 	d := damage{b, 64 << 10}
 	d.put(d.l1(), 0)
-	img, err := qcow2.Open(memory("x", d.b), nil)
+	img, err := qcow2.Open(formatstest.File("x", d.b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,8 +75,8 @@ func FuzzOpen(f *testing.F) {
 	}
 	f.Add(subclustered(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		open := func(string) (formats.File, error) { return memory("x", b), nil }
-		img, err := qcow2.Open(memory("fuzz", b), open)
+		open := func(string) (formats.File, error) { return formatstest.File("x", b), nil }
+		img, err := qcow2.Open(formatstest.File("fuzz", b), open)
 		if err != nil {
 			if img != nil {
 				t.Fatalf("an image and an error: %v", err)
@@ -110,8 +110,8 @@ func repaired(t *testing.T, img *qcow2.Image, b []byte) error {
 	if err != nil || bytes.Equal(fixed, b) {
 		return nil
 	}
-	open := func(string) (formats.File, error) { return memory("x", b), nil }
-	after, err := qcow2.Open(memory("fuzz", fixed), open)
+	open := func(string) (formats.File, error) { return formatstest.File("x", b), nil }
+	after, err := qcow2.Open(formatstest.File("fuzz", fixed), open)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func repaired(t *testing.T, img *qcow2.Image, b []byte) error {
 
 // The seeds of the fuzzer are images that open.
 func TestSmall(t *testing.T) {
-	img, err := qcow2.Open(memory("x", subclustered(t)), nil)
+	img, err := qcow2.Open(formatstest.File("x", subclustered(t)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestSmall(t *testing.T) {
 		t.Errorf("extents %+v, %v", list, err)
 	}
 	for _, opt := range []qcow2.Options{{ClusterSize: 512}, {ClusterSize: 4096, Compression: "zlib"}, {ClusterSize: 2 << 20, Compression: "zstd"}} {
-		img, err := qcow2.Open(memory("small", small(t, opt)), nil)
+		img, err := qcow2.Open(formatstest.File("small", small(t, opt)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

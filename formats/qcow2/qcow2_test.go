@@ -17,11 +17,6 @@ import (
 	"hyper2kvm/formats/qcow2"
 )
 
-// memory is a file that a test made up.
-func memory(name string, b []byte) formats.File {
-	return formats.File{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), Name: name}
-}
-
 // folder opens what an image names in one folder.
 func folder(dir string) formats.Opener {
 	return func(name string) (formats.File, error) {
@@ -29,7 +24,7 @@ func folder(dir string) formats.Opener {
 		if err != nil {
 			return formats.File{}, err
 		}
-		return memory(name, b), nil
+		return formatstest.File(name, b), nil
 	}
 }
 
@@ -186,7 +181,7 @@ func TestSubclusterOfTwoMinds(t *testing.T) {
 		t.Fatalf("bitmap %#x", got)
 	}
 	b[l2+8+3] = 2 // bit 33: part 1 is zero
-	img, err := qcow2.Open(memory("x", b), nil)
+	img, err := qcow2.Open(formatstest.File("x", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +234,7 @@ func TestDataFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := qcow2.Open(memory("x", b), nil); !errors.Is(err, formats.ErrRefused) {
+			if _, err := qcow2.Open(formatstest.File("x", b), nil); !errors.Is(err, formats.ErrRefused) {
 				t.Errorf("without an opener: %v", err)
 			}
 		})
@@ -289,7 +284,7 @@ func TestBitmapsAreListed(t *testing.T) {
 		t.Fatal(err)
 	}
 	b[95] &^= 1
-	img, err := qcow2.Open(memory("b", b), nil)
+	img, err := qcow2.Open(formatstest.File("b", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +317,7 @@ func TestEncryptedIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := qcow2.Open(memory(path, b), nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), say) {
+		if _, err := qcow2.Open(formatstest.File(path, b), nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), say) {
 			t.Errorf("%s: got %v", format, err)
 		}
 	}
@@ -346,7 +341,7 @@ func TestEveryClusterSize(t *testing.T) {
 			run(t, "qemu-img", "check", "-q", path)
 			run(t, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", path, raw)
 			img := mustOpen(t, path)
-			if list := problems(t, img); len(list) > 0 {
+			if list := formatstest.Problems(t, img); len(list) > 0 {
 				t.Errorf("clusters of %d, %s: %+v", size, compression, list)
 			}
 			in := img.Info()
@@ -433,7 +428,7 @@ func TestHeader(t *testing.T) {
 		{"empty", nil, formats.ErrFormat, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			img, err := qcow2.Open(memory("x", c.image), nil)
+			img, err := qcow2.Open(formatstest.File("x", c.image), nil)
 			if err == nil {
 				err = formatstest.Every(img, 1<<20)
 			}
@@ -442,7 +437,7 @@ func TestHeader(t *testing.T) {
 			}
 		})
 	}
-	img, err := qcow2.Open(memory("x", patch(t, 72, 0, 0, 0, 0, 0, 0, 0, 3)), nil)
+	img, err := qcow2.Open(formatstest.File("x", patch(t, 72, 0, 0, 0, 0, 0, 0, 0, 3)), nil)
 	if err != nil || len(img.Info().Warnings) != 1 {
 		t.Errorf("dirty and corrupt: %v, warnings %q", err, img.Info().Warnings)
 	}
@@ -457,7 +452,7 @@ func TestFeatureName(t *testing.T) {
 	binary.BigEndian.PutUint32(ext[4:], 48)
 	ext[8], ext[9] = 0, 20
 	copy(ext[10:], "time travel")
-	if _, err := qcow2.Open(memory("x", img), nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "time travel") {
+	if _, err := qcow2.Open(formatstest.File("x", img), nil); !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "time travel") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,19 +15,6 @@ import (
 	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/vdi"
 )
-
-func memory(name string, b []byte) formats.File {
-	return formats.File{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), Name: name}
-}
-
-func qemuImg(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("qemu-img", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
 
 // content is a disk of 9 MiB and a bit, with holes, noise and text.
 func content() []byte {
@@ -55,20 +41,11 @@ func written(t testing.TB, opt vdi.Options, data []byte) []byte {
 
 func open(t *testing.T, b []byte) *vdi.Image {
 	t.Helper()
-	img, err := vdi.Open(memory("test.vdi", b), nil)
+	img, err := vdi.Open(formatstest.File("test.vdi", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return img
-}
-
-func problems(t *testing.T, img *vdi.Image) []formats.Problem {
-	t.Helper()
-	var list []formats.Problem
-	if err := img.Check(t.Context(), func(p formats.Problem) error { list = append(list, p); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return list
 }
 
 func TestWhatWeWrite(t *testing.T) {
@@ -82,7 +59,7 @@ func TestWhatWeWrite(t *testing.T) {
 			if i := img.Info(); i.Variant != variant || len(i.Warnings) > 0 || i.Size != int64(len(data)) || i.ID == i.ContentID {
 				t.Errorf("%+v", i)
 			}
-			if list := problems(t, img); len(list) > 0 {
+			if list := formatstest.Problems(t, img); len(list) > 0 {
 				t.Errorf("problems: %+v", list)
 			}
 			if !bytes.Equal(b, written(t, opt, data)) {
@@ -93,9 +70,9 @@ func TestWhatWeWrite(t *testing.T) {
 			if err := errors.Join(os.WriteFile(path, b, 0o600), os.WriteFile(raw, data, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			qemuImg(t, "check", "-q", path)
-			qemuImg(t, "compare", "-f", "vdi", "-F", "raw", path, raw)
-			if info := qemuImg(t, "info", path); !strings.Contains(info, fmt.Sprintf("(%d bytes)", len(data))) {
+			formatstest.QemuImg(t, "check", "-q", path)
+			formatstest.QemuImg(t, "compare", "-f", "vdi", "-F", "raw", path, raw)
+			if info := formatstest.QemuImg(t, "info", path); !strings.Contains(info, fmt.Sprintf("(%d bytes)", len(data))) {
 				t.Errorf("QEMU sees another size:\n%s", info)
 			}
 		})
@@ -110,14 +87,14 @@ func TestWhatQEMUWrites(t *testing.T) {
 	}
 	for _, options := range []string{"static=off", "static=on"} {
 		path := filepath.Join(dir, "x.vdi")
-		qemuImg(t, "convert", "-f", "raw", "-O", "vdi", "-o", options, raw, path)
+		formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vdi", "-o", options, raw, path)
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		img := open(t, b)
 		formatstest.Disk(t, img, bytes.NewReader(content()))
-		if list := problems(t, img); len(list) > 0 {
+		if list := formatstest.Problems(t, img); len(list) > 0 {
 			t.Errorf("%s: %+v", options, list)
 		}
 	}
@@ -135,7 +112,7 @@ func TestWhatVirtualBoxWrites(t *testing.T) {
 	}
 	img := open(t, b)
 	formatstest.Disk(t, img, bytes.NewReader(want))
-	if list := problems(t, img); len(list) > 0 {
+	if list := formatstest.Problems(t, img); len(list) > 0 {
 		t.Errorf("%+v", list)
 	}
 }
@@ -230,14 +207,14 @@ func TestDamage(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := c.change(bytes.Clone(good))
-			img, err := vdi.Open(memory("damaged.vdi", b), nil)
+			img, err := vdi.Open(formatstest.File("damaged.vdi", b), nil)
 			if !errors.Is(err, c.err) {
 				t.Fatalf("opened with %v, want %v", err, c.err)
 			}
 			if err != nil {
 				return
 			}
-			found := problems(t, img)
+			found := formatstest.Problems(t, img)
 			if !slices.ContainsFunc(found, func(p formats.Problem) bool { return p.Kind == c.finds }) {
 				t.Errorf("problems %+v, want %q", found, c.finds)
 			}
@@ -245,7 +222,7 @@ func TestDamage(t *testing.T) {
 			for _, p := range found {
 				for _, patch := range p.Patches {
 					copy(b[patch.Offset:], patch.Bytes)
-					mended = len(problems(t, open(t, b))) == 0
+					mended = len(formatstest.Problems(t, open(t, b))) == 0
 				}
 			}
 			if mended != c.mended {
@@ -264,7 +241,7 @@ func FuzzOpen(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		img, err := vdi.Open(memory("fuzz", b), nil)
+		img, err := vdi.Open(formatstest.File("fuzz", b), nil)
 		if err != nil {
 			return
 		}

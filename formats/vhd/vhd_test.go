@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,19 +14,6 @@ import (
 	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/vhd"
 )
-
-func memory(name string, b []byte) formats.File {
-	return formats.File{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), Name: name}
-}
-
-func qemuImg(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("qemu-img", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
 
 // content is a disk of 9 MiB and a bit, with holes, noise and text.
 func content() []byte {
@@ -54,20 +40,11 @@ func written(t testing.TB, opt vhd.Options, data []byte) []byte {
 
 func open(t *testing.T, b []byte) *vhd.Image {
 	t.Helper()
-	img, err := vhd.Open(memory("test.vhd", b), nil)
+	img, err := vhd.Open(formatstest.File("test.vhd", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return img
-}
-
-func problems(t *testing.T, img *vhd.Image) []formats.Problem {
-	t.Helper()
-	var list []formats.Problem
-	if err := img.Check(t.Context(), func(p formats.Problem) error { list = append(list, p); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return list
 }
 
 func TestWhatWeWrite(t *testing.T) {
@@ -80,7 +57,7 @@ func TestWhatWeWrite(t *testing.T) {
 			if i := img.Info(); i.Variant != variant || len(i.Warnings) > 0 || i.Size != int64(len(data)) {
 				t.Errorf("%+v", i)
 			}
-			if list := problems(t, img); len(list) > 0 {
+			if list := formatstest.Problems(t, img); len(list) > 0 {
 				t.Errorf("problems: %+v", list)
 			}
 			if !bytes.Equal(b, written(t, vhd.Options{Variant: variant, Name: "disk.vhd"}, data)) {
@@ -91,8 +68,8 @@ func TestWhatWeWrite(t *testing.T) {
 			if err := errors.Join(os.WriteFile(path, b, 0o600), os.WriteFile(raw, data, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			qemuImg(t, "compare", "-f", "vpc", "-F", "raw", path, raw)
-			if info := qemuImg(t, "info", path); !strings.Contains(info, fmt.Sprintf("(%d bytes)", len(data))) && variant == "dynamic" {
+			formatstest.QemuImg(t, "compare", "-f", "vpc", "-F", "raw", path, raw)
+			if info := formatstest.QemuImg(t, "info", path); !strings.Contains(info, fmt.Sprintf("(%d bytes)", len(data))) && variant == "dynamic" {
 				t.Errorf("QEMU sees another size:\n%s", info)
 			}
 		})
@@ -108,8 +85,8 @@ func TestWhatQEMUWrites(t *testing.T) {
 	}
 	for _, options := range []string{"subformat=dynamic", "subformat=fixed", "subformat=dynamic,force_size=on", "subformat=fixed,force_size=on"} {
 		path, back := filepath.Join(dir, "x.vhd"), filepath.Join(dir, "back.raw")
-		qemuImg(t, "convert", "-f", "raw", "-O", "vpc", "-o", options, raw, path)
-		qemuImg(t, "convert", "-f", "vpc", "-O", "raw", path, back)
+		formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vpc", "-o", options, raw, path)
+		formatstest.QemuImg(t, "convert", "-f", "vpc", "-O", "raw", path, back)
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -174,7 +151,7 @@ func TestDamage(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := c.change(bytes.Clone(good))
-			img, err := vhd.Open(memory("damaged.vhd", b), nil)
+			img, err := vhd.Open(formatstest.File("damaged.vhd", b), nil)
 			if !errors.Is(err, c.err) {
 				t.Fatalf("opened with %v, want %v", err, c.err)
 			}
@@ -184,14 +161,14 @@ func TestDamage(t *testing.T) {
 			if all := strings.Join(img.Info().Warnings, "; "); !strings.Contains(all, c.warns) || (c.warns == "") != (all == "") {
 				t.Errorf("warnings %q, want %q", all, c.warns)
 			}
-			found := problems(t, img)
+			found := formatstest.Problems(t, img)
 			if c.finds == "" != (len(found) == 0) || c.finds != "" && !slices.ContainsFunc(found, func(p formats.Problem) bool { return p.Kind == c.finds }) {
 				t.Errorf("problems %+v, want %q", found, c.finds)
 			}
 			for _, p := range found {
 				for _, patch := range p.Patches {
 					copy(b[patch.Offset:], patch.Bytes)
-					if again := problems(t, open(t, b)); len(again) > 0 {
+					if again := formatstest.Problems(t, open(t, b)); len(again) > 0 {
 						t.Errorf("after the repair: %+v", again)
 					}
 				}
@@ -210,7 +187,7 @@ func FuzzOpen(f *testing.F) {
 	copy(diff[512+576:], "W2ru\x00\x00\x02\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x10\x00")
 	f.Add(diff)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		img, err := vhd.Open(memory("fuzz", b), nil)
+		img, err := vhd.Open(formatstest.File("fuzz", b), nil)
 		if err != nil {
 			return
 		}
@@ -246,7 +223,7 @@ func TestSamples(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			img, err := vhd.Open(memory(c.name, b), nil)
+			img, err := vhd.Open(formatstest.File(c.name, b), nil)
 			if !errors.Is(err, c.err) {
 				t.Fatalf("got %v, want %v", err, c.err)
 			}

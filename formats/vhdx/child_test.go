@@ -86,7 +86,7 @@ func TestDifferencing(t *testing.T) {
 		if in := img.Info(); in.Variant != "differencing" || in.Parent == nil || in.Parent.Name != "base.vhdx" || in.Parent.ID != linkageID || in.Parent.OtherID != "" {
 			t.Errorf("%+v, parent %+v", in, in.Parent)
 		}
-		if list := problems(t, img); len(list) > 0 {
+		if list := formatstest.Problems(t, img); len(list) > 0 {
 			t.Errorf("%+v", list)
 		}
 		for i := range 6 << 20 / sector {
@@ -144,7 +144,7 @@ func TestChunks(t *testing.T) {
 		if _, err := img.ReadAt(got, guest); err != nil || string(got) != mark {
 			t.Errorf("at %d: %q, %v", guest, got, err)
 		}
-		if list := problems(t, img); len(list) > 0 {
+		if list := formatstest.Problems(t, img); len(list) > 0 {
 			t.Errorf("%+v", list)
 		}
 	}
@@ -171,7 +171,7 @@ func TestClaims(t *testing.T) {
 		{"text outside", locator("parent_linkage", linkage)[:80], formats.Claim{}, formats.ErrCorrupt},
 		{"another type", append([]byte{1}, locator("parent_linkage", linkage)[1:]...), formats.Claim{}, formats.ErrUnsupported},
 	} {
-		img, err := vhdx.Open(memory(c.name, child(bytes.Clone(good), 512, c.loc, odd)), nil)
+		img, err := vhdx.Open(formatstest.File(c.name, child(bytes.Clone(good), 512, c.loc, odd)), nil)
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s: got %v, want %v", c.name, err, c.err)
 		}
@@ -210,7 +210,7 @@ func TestDamagedBitmaps(t *testing.T) {
 		if _, err := img.Extent(0, 1<<20); !errors.Is(err, c.read) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.read)
 		}
-		if list := problems(t, img); len(list) == 0 || list[0].Kind != c.finds {
+		if list := formatstest.Problems(t, img); len(list) == 0 || list[0].Kind != c.finds {
 			t.Errorf("%s: %+v, want %s", c.name, list, c.finds)
 		}
 	}
@@ -231,7 +231,7 @@ func TestDamagedBitmaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list := problems(t, img); len(list) != 1 || list[0].Kind != formats.BadMetadata || !list[0].Harmless {
+	if list := formatstest.Problems(t, img); len(list) != 1 || list[0].Kind != formats.BadMetadata || !list[0].Harmless {
 		t.Errorf("%+v", list)
 	}
 }

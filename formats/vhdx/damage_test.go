@@ -121,7 +121,7 @@ func TestDamage(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := c.change(bytes.Clone(good))
-			img, err := vhdx.Open(memory("damaged.vhdx", b), nil)
+			img, err := vhdx.Open(formatstest.File("damaged.vhdx", b), nil)
 			if !errors.Is(err, c.err) {
 				t.Fatalf("opened with %v, want %v", err, c.err)
 			}
@@ -131,7 +131,7 @@ func TestDamage(t *testing.T) {
 			if all := strings.Join(img.Info().Warnings, "; "); !strings.Contains(all, c.warns) || (c.warns == "") != (all == "") {
 				t.Errorf("warnings %q, want %q", all, c.warns)
 			}
-			found := problems(t, img)
+			found := formatstest.Problems(t, img)
 			if c.finds == "" != (len(found) == 0) || c.finds != "" && !slices.ContainsFunc(found, func(p formats.Problem) bool { return p.Kind == c.finds }) {
 				t.Errorf("problems %+v, want %q", found, c.finds)
 			}
@@ -140,7 +140,7 @@ func TestDamage(t *testing.T) {
 				for _, patch := range p.Patches {
 					copy(b[patch.Offset:], patch.Bytes)
 					again := open(t, b)
-					mended = len(problems(t, again)) == 0 && len(again.Info().Warnings) == 0 && bytes.Equal(whole(t, again), content())
+					mended = len(formatstest.Problems(t, again)) == 0 && len(again.Info().Warnings) == 0 && bytes.Equal(whole(t, again), content())
 				}
 			}
 			if mended != c.mended {
@@ -183,7 +183,7 @@ func TestLastBlockCut(t *testing.T) {
 	b = b[:len(b)-(2<<20-(1<<20+4096))]
 	img := open(t, b)
 	formatstest.Disk(t, img, bytes.NewReader(data))
-	if list := problems(t, img); len(list) > 0 {
+	if list := formatstest.Problems(t, img); len(list) > 0 {
 		t.Errorf("%+v", list)
 	}
 }
@@ -231,7 +231,7 @@ func TestHuge(t *testing.T) {
 		if _, err := img.ReadAt(got, 48<<40); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("content: %v", err)
 		}
-		if list := problems(t, img); len(list) > 0 {
+		if list := formatstest.Problems(t, img); len(list) > 0 {
 			t.Errorf("%+v", list)
 		}
 	}
@@ -249,8 +249,8 @@ func TestOptions(t *testing.T) {
 	}
 	for _, size := range []int64{0, 1, 511, 4095} {
 		img := open(t, written(t, vhdx.Options{Sector: 4096}, make([]byte, size)))
-		if want := (size + 4095) / 4096 * 4096; img.Size() != want || len(problems(t, img)) > 0 {
-			t.Errorf("%d bytes: %d, %+v", size, img.Size(), problems(t, img))
+		if want := (size + 4095) / 4096 * 4096; img.Size() != want || len(formatstest.Problems(t, img)) > 0 {
+			t.Errorf("%d bytes: %d, %+v", size, img.Size(), formatstest.Problems(t, img))
 		}
 	}
 }

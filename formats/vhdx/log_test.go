@@ -186,11 +186,11 @@ func TestReplay(t *testing.T) {
 			if all := strings.Join(img.Info().Warnings, ""); !strings.Contains(all, "replayed") {
 				t.Errorf("warnings %q", all)
 			}
-			repaired := repair(t, b, problems(t, img))
+			repaired := repair(t, b, formatstest.Problems(t, img))
 			if longer := c.name == "the tables"; longer != (repaired == nil) {
 				t.Errorf("repaired: %v", repaired != nil)
-			} else if !longer && (!bytes.Equal(whole(t, repaired), want) || len(repaired.Info().Warnings) > 0 || len(problems(t, repaired)) > 0) {
-				t.Errorf("after the repair: warnings %q, problems %+v, or other content", repaired.Info().Warnings, problems(t, repaired))
+			} else if !longer && (!bytes.Equal(whole(t, repaired), want) || len(repaired.Info().Warnings) > 0 || len(formatstest.Problems(t, repaired)) > 0) {
+				t.Errorf("after the repair: warnings %q, problems %+v, or other content", repaired.Info().Warnings, formatstest.Problems(t, repaired))
 			}
 		})
 	}
@@ -269,7 +269,7 @@ func TestLogThatCannotBeReplayed(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			b := bytes.Clone(clean)
 			c.change(b)
-			_, err := vhdx.Open(memory("x.vhdx", dirty(b)), nil)
+			_, err := vhdx.Open(formatstest.File("x.vhdx", dirty(b)), nil)
 			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.why) {
 				t.Errorf("got %v; want %v that says %q", err, c.err, c.why)
 			}
@@ -287,14 +287,14 @@ func TestReplayAgainstQEMU(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "check", "-r", "all", path)
+	formatstest.QemuImg(t, "check", "-r", "all", path)
 	out := filepath.Join(t.TempDir(), "replayed.qcow2")
-	qemuImg(t, "convert", "-f", "vhdx", "-O", "qcow2", path, out)
+	formatstest.QemuImg(t, "convert", "-f", "vhdx", "-O", "qcow2", path, out)
 	q, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := qcow2.Open(memory("replayed.qcow2", q), nil)
+	want, err := qcow2.Open(formatstest.File("replayed.qcow2", q), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,13 +303,13 @@ func TestReplayAgainstQEMU(t *testing.T) {
 		t.Errorf("%d bytes of data", n)
 	}
 	// Our repair is as good as QEMU's.
-	same(t, repair(t, b, problems(t, img)), want)
+	same(t, repair(t, b, formatstest.Problems(t, img)), want)
 	ours := filepath.Join(t.TempDir(), "repaired.vhdx")
 	if err := os.WriteFile(ours, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "check", ours)
-	qemuImg(t, "compare", ours, path)
+	formatstest.QemuImg(t, "check", ours)
+	formatstest.QemuImg(t, "compare", ours, path)
 }
 
 // same compares two disks of one size, and tells how much data they hold.
@@ -400,7 +400,7 @@ func TestHostileLog(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if list := problems(t, img); len(list) == 0 || list[0].Patches != nil {
+			if list := formatstest.Problems(t, img); len(list) == 0 || list[0].Patches != nil {
 				t.Errorf("problems %d", len(list))
 			}
 		} else if !errors.Is(err, formats.ErrCorrupt) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,19 +14,6 @@ import (
 	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/vhdx"
 )
-
-func memory(name string, b []byte) formats.File {
-	return formats.File{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), Name: name}
-}
-
-func qemuImg(t *testing.T, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("qemu-img", args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
-}
 
 // content is a disk of 9 MiB and a bit, with holes, noise and text.
 func content() []byte {
@@ -54,20 +40,11 @@ func written(t testing.TB, opt vhdx.Options, data []byte) []byte {
 
 func open(t *testing.T, b []byte) *vhdx.Image {
 	t.Helper()
-	img, err := vhdx.Open(memory("test.vhdx", b), nil)
+	img, err := vhdx.Open(formatstest.File("test.vhdx", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return img
-}
-
-func problems(t *testing.T, img *vhdx.Image) []formats.Problem {
-	t.Helper()
-	var list []formats.Problem
-	if err := img.Check(t.Context(), func(p formats.Problem) error { list = append(list, p); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return list
 }
 
 func TestWhatWeWrite(t *testing.T) {
@@ -83,7 +60,7 @@ func TestWhatWeWrite(t *testing.T) {
 				in.Sector != max(opt.Sector, 512) || in.ID == "" {
 				t.Errorf("%+v", in)
 			}
-			if list := problems(t, img); len(list) > 0 {
+			if list := formatstest.Problems(t, img); len(list) > 0 {
 				t.Errorf("problems: %+v", list)
 			}
 			if !bytes.Equal(b, written(t, opt, data)) {
@@ -97,8 +74,8 @@ func TestWhatWeWrite(t *testing.T) {
 			if err := errors.Join(os.WriteFile(path, b, 0o600), os.WriteFile(raw, data, 0o600)); err != nil {
 				t.Fatal(err)
 			}
-			qemuImg(t, "check", "-f", "vhdx", path)
-			qemuImg(t, "compare", "-f", "vhdx", "-F", "raw", path, raw)
+			formatstest.QemuImg(t, "check", "-f", "vhdx", path)
+			formatstest.QemuImg(t, "compare", "-f", "vhdx", "-F", "raw", path, raw)
 		})
 	}
 }
@@ -115,7 +92,7 @@ func TestWhatQEMUWrites(t *testing.T) {
 		"block_size=256M", "block_size=1M,block_state_zero=off", "log_size=4M",
 	} {
 		path := filepath.Join(dir, "x.vhdx")
-		qemuImg(t, "convert", "-f", "raw", "-O", "vhdx", "-o", options, raw, path)
+		formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vhdx", "-o", options, raw, path)
 		f, err := os.Open(path)
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +106,7 @@ func TestWhatQEMUWrites(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Run(options, func(t *testing.T) { formatstest.Disk(t, img, bytes.NewReader(data)) })
-		for _, p := range problems(t, img) {
+		for _, p := range formatstest.Problems(t, img) {
 			t.Errorf("%s: %+v", options, p)
 		}
 		f.Close()
@@ -162,7 +139,7 @@ func TestSamples(t *testing.T) {
 			}
 			formatstest.Disk(t, img, nil)
 			var kinds []string
-			for _, p := range problems(t, img) {
+			for _, p := range formatstest.Problems(t, img) {
 				kinds = append(kinds, p.Kind)
 				if !p.Harmless {
 					t.Errorf("%+v", p)

@@ -19,15 +19,6 @@ import (
 
 var _ formats.Checker = (*vmdk.Image)(nil)
 
-func problems(t *testing.T, img *vmdk.Image) []formats.Problem {
-	t.Helper()
-	var list []formats.Problem
-	if err := img.Check(t.Context(), func(p formats.Problem) error { list = append(list, p); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return list
-}
-
 // outside is whether qemu-img check finds a grain after the end of the file; it
 // looks for nothing else.
 func outside(t *testing.T, path string) bool {
@@ -50,7 +41,7 @@ func convertedTo(t *testing.T, variant string, size int) (path string, want []by
 	if err := os.WriteFile(raw, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, raw, out)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, raw, out)
 	return out, want
 }
 
@@ -59,7 +50,7 @@ func convertedTo(t *testing.T, variant string, size int) (path string, want []by
 func TestCheckOfWholeImages(t *testing.T) {
 	none := func(t *testing.T, img *vmdk.Image) {
 		t.Helper()
-		if list := problems(t, img); len(list) > 0 {
+		if list := formatstest.Problems(t, img); len(list) > 0 {
 			t.Errorf("%+v", list)
 		}
 	}
@@ -70,7 +61,7 @@ func TestCheckOfWholeImages(t *testing.T) {
 				none(t, mustOpen(t, path))
 			}
 			if strings.HasPrefix(variant, "mono") && !strings.HasSuffix(variant, "Flat") || variant == "streamOptimized" {
-				img, err := vmdk.Open(memory("x", small(t, variant)), nil)
+				img, err := vmdk.Open(formatstest.File("x", small(t, variant)), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -145,7 +136,7 @@ func TestCheckOfDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			img := mustOpen(t, path)
-			list := problems(t, img)
+			list := formatstest.Problems(t, img)
 			found, harm, after := false, false, false
 			for _, p := range list {
 				found = found || p.Kind == c.kind
@@ -166,11 +157,11 @@ func TestCheckOfDamage(t *testing.T) {
 					copy(b[x.Offset:], x.Bytes)
 				}
 			}
-			fixed, err := vmdk.Open(memory("x", b), nil)
+			fixed, err := vmdk.Open(formatstest.File("x", b), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if left := problems(t, fixed); len(left) > len(list) || c.mended && len(left) > 0 || !c.mended && len(left) != len(list) {
+			if left := formatstest.Problems(t, fixed); len(left) > len(list) || c.mended && len(left) > 0 || !c.mended && len(left) != len(list) {
 				t.Errorf("after the repair: %+v", left)
 			}
 		})
@@ -191,7 +182,7 @@ func TestCheckOfExtents(t *testing.T) {
 	if err := os.WriteFile(extent, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	list := problems(t, mustOpen(t, path))
+	list := formatstest.Problems(t, mustOpen(t, path))
 	if len(list) != 1 || len(list[0].Patches) > 0 || !strings.Contains(list[0].Message, "x-s001.vmdk") {
 		t.Errorf("%+v", list)
 	}
@@ -217,7 +208,7 @@ func TestCheckOfDamagedDelta(t *testing.T) {
 			}
 			words(b, c.off, c.value)
 			s := over(t, size, nil, 4096, "seSparse", b)
-			list := problems(t, mustOpen(t, s.top))
+			list := formatstest.Problems(t, mustOpen(t, s.top))
 			if len(list) == 0 || list[0].Kind != c.kind || list[0].Harmless {
 				t.Errorf("found %+v; want %s", list, c.kind)
 			}
@@ -237,7 +228,7 @@ func TestCheckEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	damage(b).both(0, 1<<30)
-	img, err := vmdk.Open(memory("x", b), nil)
+	img, err := vmdk.Open(formatstest.File("x", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -166,7 +166,7 @@ func TestDeltasOfESX(t *testing.T) {
 			if _, err := disk.ReadAt(all, 0); err != nil || !bytes.Equal(all, s.want) {
 				t.Errorf("the disk is not base and delta (%v)", err)
 			}
-			qemuImg(t, "convert", "-O", "raw", s.top, filepath.Join(s.dir, "raw"))
+			formatstest.QemuImg(t, "convert", "-O", "raw", s.top, filepath.Join(s.dir, "raw"))
 			if raw, err := os.ReadFile(filepath.Join(s.dir, "raw")); err != nil || !bytes.Equal(raw, s.want) {
 				t.Errorf("QEMU does not read base and delta, so the test's image is wrong (%v)", err)
 			}
@@ -246,7 +246,7 @@ func TestDamagedSeSparse(t *testing.T) {
 				b = b[:c.keep]
 			}
 			text := fmt.Appendf(nil, "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=2\nRW %d SESPARSE \"x\"\n", size/512)
-			img, err := vmdk.Open(memory("d.vmdk", text), func(string) (formats.File, error) { return memory("x", b), nil })
+			img, err := vmdk.Open(formatstest.File("d.vmdk", text), func(string) (formats.File, error) { return formatstest.File("x", b), nil })
 			if err == nil {
 				err = formatstest.Every(img, 64<<20)
 			}
@@ -264,7 +264,7 @@ func TestPartOfADisk(t *testing.T) {
 	dir := t.TempDir()
 	d := delta{3: bytes.Repeat([]byte("x"), 4096)}
 	split := filepath.Join(dir, "split.vmdk")
-	qemuImg(t, "create", "-q", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", split, "3G")
+	formatstest.QemuImg(t, "create", "-q", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse", split, "3G")
 	if out, err := exec.Command("qemu-io", "-c", "write -P 1 0 1M", "-c", "write -P 2 2500M 1M", split).CombinedOutput(); err != nil {
 		t.Fatalf("qemu-io: %v\n%s", err, out)
 	}
@@ -280,7 +280,7 @@ func TestPartOfADisk(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if img, err := vmdk.Open(memory(name, b), folder(dir)); !errors.Is(err, formats.ErrPart) || img != nil {
+		if img, err := vmdk.Open(formatstest.File(name, b), folder(dir)); !errors.Is(err, formats.ErrPart) || img != nil {
 			t.Errorf("%s: %v; want %v", name, err, formats.ErrPart)
 		}
 	}

@@ -77,7 +77,7 @@ func repaired(t *testing.T, img *vmdk.Image, b []byte) error {
 	if err != nil || bytes.Equal(fixed, b) {
 		return nil
 	}
-	after, err := vmdk.Open(memory("fuzz", fixed), nil)
+	after, err := vmdk.Open(formatstest.File("fuzz", fixed), nil)
 	if err != nil {
 		return err
 	}
@@ -103,8 +103,8 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=2\nRW 8 FLAT \"x\" 0\nRW 1 ZERO\nRW 4 SPARSE \"x\"\n"))
 	f.Add(blank())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		open := func(string) (formats.File, error) { return memory("x", b), nil }
-		img, err := vmdk.Open(memory("fuzz", b), open)
+		open := func(string) (formats.File, error) { return formatstest.File("x", b), nil }
+		img, err := vmdk.Open(formatstest.File("fuzz", b), open)
 		if err != nil {
 			if img != nil {
 				t.Fatalf("an image and an error: %v", err)
@@ -138,7 +138,7 @@ func FuzzExtent(f *testing.F) {
 			parent = "1"
 		}
 		text := fmt.Appendf(nil, "version=1\nparentCID=%s\nRW %d SPARSE \"x\"\n", parent, sectors)
-		img, err := vmdk.Open(memory("fuzz", text), func(string) (formats.File, error) { return memory("x", b), nil })
+		img, err := vmdk.Open(formatstest.File("fuzz", text), func(string) (formats.File, error) { return formatstest.File("x", b), nil })
 		if err != nil {
 			return
 		}
@@ -154,7 +154,7 @@ func FuzzExtent(f *testing.F) {
 // The seeds of the fuzzer are images that open.
 func TestSmall(t *testing.T) {
 	for _, variant := range []string{"monolithicSparse", "streamOptimized"} {
-		img, err := vmdk.Open(memory(variant, small(t, variant)), nil)
+		img, err := vmdk.Open(formatstest.File(variant, small(t, variant)), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -46,7 +46,7 @@ func TestPiecesOf2GB(t *testing.T) {
 		t.Run(variant, func(t *testing.T) {
 			dir := t.TempDir()
 			path, raw := filepath.Join(dir, "split.vmdk"), filepath.Join(dir, "raw")
-			qemuImg(t, "create", "-q", "-f", "vmdk", "-o", "subformat="+variant, path, "5G")
+			formatstest.QemuImg(t, "create", "-q", "-f", "vmdk", "-o", "subformat="+variant, path, "5G")
 			args := []string{path}
 			for i, at := range []string{"0", "2047M", "2048M", "4095M", "4096M", "5119M"} {
 				args = append(args, "-c", fmt.Sprintf("write -P %d %s 1M", i+1, at))
@@ -54,7 +54,7 @@ func TestPiecesOf2GB(t *testing.T) {
 			if out, err := exec.Command("qemu-io", args...).CombinedOutput(); err != nil {
 				t.Fatalf("qemu-io: %v\n%s", err, out)
 			}
-			qemuImg(t, "convert", "-O", "raw", path, raw)
+			formatstest.QemuImg(t, "convert", "-O", "raw", path, raw)
 			want, err := os.Open(raw)
 			if err != nil {
 				t.Fatal(err)
@@ -167,7 +167,7 @@ func TestStreams(t *testing.T) {
 			for _, markers := range []bool{true, false} {
 				t.Run(fmt.Sprintf("version %d, footer %v, markers %v", version, footer, markers), func(t *testing.T) {
 					b := stream(t, version, footer, markers, data)
-					img, err := vmdk.Open(memory("s.vmdk", b), nil)
+					img, err := vmdk.Open(formatstest.File("s.vmdk", b), nil)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -183,7 +183,7 @@ func TestStreams(t *testing.T) {
 					if err := errors.Join(os.WriteFile(path, b, 0o600), os.WriteFile(raw, data, 0o600)); err != nil {
 						t.Fatal(err)
 					}
-					qemuImg(t, "compare", "-f", "vmdk", "-F", "raw", path, raw)
+					formatstest.QemuImg(t, "compare", "-f", "vmdk", "-F", "raw", path, raw)
 				})
 			}
 		}
@@ -194,7 +194,7 @@ func TestStreams(t *testing.T) {
 func TestStreamCutOff(t *testing.T) {
 	b := stream(t, 3, true, true, pattern(1<<20))
 	for _, keep := range []int{len(b) - 512, len(b) - 3*512, len(b) / 2} {
-		if _, err := vmdk.Open(memory("s.vmdk", b[:keep]), nil); !errors.Is(err, formats.ErrTruncated) {
+		if _, err := vmdk.Open(formatstest.File("s.vmdk", b[:keep]), nil); !errors.Is(err, formats.ErrTruncated) {
 			t.Errorf("%d of %d bytes: %v", keep, len(b), err)
 		}
 	}
@@ -212,16 +212,16 @@ func TestCustomAgainstQemu(t *testing.T) {
 		}
 	}
 	write("raw", pattern(3<<20))
-	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", at("raw"), at("one.vmdk"))
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", at("raw"), at("one.vmdk"))
 	write("raw", pattern(64<<10))
-	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", at("raw"), at("two.vmdk"))
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", at("raw"), at("two.vmdk"))
 	write("flat", pattern(1<<20))
 	const text = "# Disk DescriptorFile\nversion=1\nCID=12345678\nparentCID=ffffffff\ncreateType=\"%s\"\n" +
 		"RW 6144 SPARSE \"one.vmdk\"\nRW 1000 FLAT \"flat\" 17\nRW 128 SPARSE \"two.vmdk\"\nRW 5 FLAT \"flat\" 0\n"
 	write("custom.vmdk", fmt.Appendf(nil, text, "custom"))
 	// QEMU knows no custom ones, and yet takes any extents for what it knows.
 	write("known.vmdk", fmt.Appendf(nil, text, "twoGbMaxExtentSparse"))
-	qemuImg(t, "convert", "-O", "raw", at("known.vmdk"), at("want"))
+	formatstest.QemuImg(t, "convert", "-O", "raw", at("known.vmdk"), at("want"))
 	want, err := os.ReadFile(at("want"))
 	if err != nil {
 		t.Fatal(err)
@@ -245,16 +245,16 @@ func TestDescriptorInFirstExtent(t *testing.T) {
 		if files[name] == nil {
 			return formats.File{}, os.ErrNotExist
 		}
-		return memory(name, files[name]), nil
+		return formatstest.File(name, files[name]), nil
 	}
-	img, err := vmdk.Open(memory("1", first), open)
+	img, err := vmdk.Open(formatstest.File("1", first), open)
 	if err != nil {
 		t.Fatal(err)
 	}
 	half := strings.Repeat("\x00", grain) + strings.Repeat("grain", grain)[:grain]
 	formatstest.Disk(t, img, strings.NewReader(half+half+half+half))
 	delete(files, "2")
-	if _, err := vmdk.Open(memory("1", first), open); !errors.Is(err, os.ErrNotExist) {
+	if _, err := vmdk.Open(formatstest.File("1", first), open); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without the second: %v", err)
 	}
 }
@@ -277,7 +277,7 @@ func TestSamples(t *testing.T) {
 				t.Errorf("Info = %+v", in)
 			}
 			raw := path + ".raw"
-			qemuImg(t, "convert", "-O", "raw", path, raw)
+			formatstest.QemuImg(t, "convert", "-O", "raw", path, raw)
 			want, err := os.Open(raw)
 			if err != nil {
 				t.Fatal(err)
@@ -342,7 +342,7 @@ func TestSamplesWithoutTheirExtents(t *testing.T) {
 func TestUnusualTables(t *testing.T) {
 	b := small(t, "monolithicSparse")
 	binary.LittleEndian.PutUint32(b[44:], 4) // all of the disk in a table of 16 bytes
-	img, err := vmdk.Open(memory("x.vmdk", b), nil)
+	img, err := vmdk.Open(formatstest.File("x.vmdk", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,11 +19,6 @@ import (
 	"hyper2kvm/formats/vmdk"
 )
 
-// memory is a file that a test made up.
-func memory(name string, b []byte) formats.File {
-	return formats.File{ReaderAt: bytes.NewReader(b), Size: int64(len(b)), Name: name}
-}
-
 // folder opens what an image names in one folder.
 func folder(dir string) formats.Opener {
 	return func(name string) (formats.File, error) {
@@ -31,7 +26,7 @@ func folder(dir string) formats.Opener {
 		if err != nil {
 			return formats.File{}, err
 		}
-		return memory(name, b), nil
+		return formatstest.File(name, b), nil
 	}
 }
 
@@ -49,13 +44,6 @@ func pattern(size int) []byte {
 		off += n
 	}
 	return b
-}
-
-func qemuImg(t *testing.T, args ...string) {
-	t.Helper()
-	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
 }
 
 func needQemuImg(t *testing.T) {
@@ -91,7 +79,7 @@ func TestReadQemu(t *testing.T) {
 				if err := os.WriteFile(raw, want, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, raw, out)
+				formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, raw, out)
 				img := mustOpen(t, out)
 				if in := img.Info(); in.Variant != variant || in.Size != int64(size) || in.Parent != nil || len(in.Warnings) > 0 {
 					t.Errorf("Info = %+v", in)
@@ -107,8 +95,8 @@ func TestReadDelta(t *testing.T) {
 	needQemuImg(t)
 	dir := t.TempDir()
 	base, delta := filepath.Join(dir, "base.vmdk"), filepath.Join(dir, "delta.vmdk")
-	qemuImg(t, "create", "-q", "-f", "vmdk", base, "8M")
-	qemuImg(t, "create", "-q", "-f", "vmdk", "-b", base, "-F", "vmdk", delta)
+	formatstest.QemuImg(t, "create", "-q", "-f", "vmdk", base, "8M")
+	formatstest.QemuImg(t, "create", "-q", "-f", "vmdk", "-b", base, "-F", "vmdk", delta)
 	if out, err := exec.Command("qemu-io", "-c", "write -P 0x5a 1M 64k", delta).CombinedOutput(); err != nil {
 		t.Fatalf("qemu-io: %v\n%s", err, out)
 	}
@@ -133,8 +121,8 @@ func TestZeroGrain(t *testing.T) {
 	needQemuImg(t)
 	dir := t.TempDir()
 	base, delta := filepath.Join(dir, "base.vmdk"), filepath.Join(dir, "delta.vmdk")
-	qemuImg(t, "create", "-q", "-f", "vmdk", base, "8M")
-	qemuImg(t, "create", "-q", "-f", "vmdk", "-o", "zeroed_grain=on", "-b", base, "-F", "vmdk", delta)
+	formatstest.QemuImg(t, "create", "-q", "-f", "vmdk", base, "8M")
+	formatstest.QemuImg(t, "create", "-q", "-f", "vmdk", "-o", "zeroed_grain=on", "-b", base, "-F", "vmdk", delta)
 	if out, err := exec.Command("qemu-io", "-c", "write -z 1M 64k", delta).CombinedOutput(); err != nil {
 		t.Fatalf("qemu-io: %v\n%s", err, out)
 	}
@@ -153,7 +141,7 @@ func TestDescriptorOfManyExtents(t *testing.T) {
 	}
 	text := "# Disk DescriptorFile\r\nversion=1\r\nCID=ABC\r\nparentCID=FFFFFFFF\r\ncreateType=\"custom\"\r\n" +
 		"RW 16 FLAT \"a b-flat.vmdk\" 8\r\nRW 4 ZERO\r\nRDONLY 8 FLAT \"a b-flat.vmdk\" 100\r\nddb.adapterType = \"ide\"\r\n"
-	img, err := vmdk.Open(memory("d.vmdk", []byte(text)), folder(dir))
+	img, err := vmdk.Open(formatstest.File("d.vmdk", []byte(text)), folder(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +155,7 @@ func TestDescriptorOfManyExtents(t *testing.T) {
 func TestDescriptorErrors(t *testing.T) {
 	head := "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\n"
 	refuse := func(string) (formats.File, error) { return formats.File{}, formats.ErrRefused }
-	short := func(string) (formats.File, error) { return memory("short", make([]byte, 100)), nil }
+	short := func(string) (formats.File, error) { return formatstest.File("short", make([]byte, 100)), nil }
 	for _, c := range []struct {
 		name, text string
 		open       formats.Opener
@@ -189,7 +177,7 @@ func TestDescriptorErrors(t *testing.T) {
 		{"nothing", "", nil, formats.ErrFormat},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if _, err := vmdk.Open(memory("d.vmdk", []byte(c.text)), c.open); !errors.Is(err, c.want) {
+			if _, err := vmdk.Open(formatstest.File("d.vmdk", []byte(c.text)), c.open); !errors.Is(err, c.want) {
 				t.Errorf("got %v; want %v", err, c.want)
 			}
 		})
@@ -206,7 +194,7 @@ func TestRedundantDirectory(t *testing.T) {
 	if err := os.WriteFile(raw, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", raw, out)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", raw, out)
 	b, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +204,7 @@ func TestRedundantDirectory(t *testing.T) {
 		copy(b[sector*512:], "\xff\xff\xff\x7f")
 	}
 	damage(56) // gdOffset
-	img, err := vmdk.Open(memory("out.vmdk", b), nil)
+	img, err := vmdk.Open(formatstest.File("out.vmdk", b), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +213,7 @@ func TestRedundantDirectory(t *testing.T) {
 	}
 	formatstest.Disk(t, img, bytes.NewReader(want))
 	damage(48) // rgdOffset
-	if _, err := vmdk.Open(memory("out.vmdk", b), nil); !errors.Is(err, formats.ErrTruncated) {
+	if _, err := vmdk.Open(formatstest.File("out.vmdk", b), nil); !errors.Is(err, formats.ErrTruncated) {
 		t.Errorf("both directories damaged: %v", err)
 	}
 }
@@ -240,13 +228,13 @@ func TestTruncated(t *testing.T) {
 	}
 	for _, variant := range []string{"monolithicSparse", "streamOptimized"} {
 		out := filepath.Join(dir, variant)
-		qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, raw, out)
+		formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, raw, out)
 		b, err := os.ReadFile(out)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, keep := range []int{100, 511, 600, 20 << 10, len(b) / 2} {
-			img, err := vmdk.Open(memory(variant, b[:min(keep, len(b)-1)]), nil)
+			img, err := vmdk.Open(formatstest.File(variant, b[:min(keep, len(b)-1)]), nil)
 			if err == nil {
 				err = formatstest.Every(img, 64<<20)
 			}
@@ -268,7 +256,7 @@ func TestDamagedGrain(t *testing.T) {
 	if err := os.WriteFile(raw, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, out)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", raw, out)
 	b, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -279,7 +267,7 @@ func TestDamagedGrain(t *testing.T) {
 	for at := 0; at < size; at += 37 {
 		bad := bytes.Clone(b)
 		bad[first+at] ^= 1 << (at % 8)
-		img, err := vmdk.Open(memory("stream", bad), nil)
+		img, err := vmdk.Open(formatstest.File("stream", bad), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -187,7 +187,7 @@ func TestKilled(t *testing.T) {
 	if _, err := os.Stat(partial); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("stale partial file: %v", err)
 	}
-	qemuImg(t, "check", "-q", out)
+	formatstest.QemuImg(t, "check", "-q", out)
 }
 
 func waitFor(t *testing.T, done func() bool) {

@@ -197,7 +197,7 @@ func TestForeignCheckpoint(t *testing.T) {
 			if _, err := Run(t.Context(), disk, out, opt); err != nil {
 				t.Fatal(err)
 			}
-			qemuImg(t, "check", "-q", out)
+			formatstest.QemuImg(t, "check", "-q", out)
 		})
 	}
 }

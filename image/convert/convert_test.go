@@ -22,16 +22,6 @@ import (
 	"hyper2kvm/image/hostfile"
 )
 
-func qemuImg(t *testing.T, args ...string) {
-	t.Helper()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("needs qemu-img (package qemu-utils)")
-	}
-	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}
-
 // sources are disks of all shapes that matter to a layout.
 func sources() map[string][]byte {
 	noise := func(n int, mask byte) []byte {
@@ -156,9 +146,9 @@ func memory(t *testing.T, content []byte) *formatstest.Memory {
 func checkOutput(t *testing.T, src, out string, res Result, opt Options) {
 	t.Helper()
 	if opt.Format != "raw" {
-		qemuImg(t, "check", "-q", "-f", opt.Format, out)
+		formatstest.QemuImg(t, "check", "-q", "-f", opt.Format, out)
 	}
-	qemuImg(t, "compare", "-q", "-f", "raw", "-F", opt.Format, src, out)
+	formatstest.QemuImg(t, "compare", "-q", "-f", "raw", "-F", opt.Format, src, out)
 	if res.Written == 0 && !strings.Contains(t.Name(), "empty_to") {
 		t.Errorf("Result = %+v", res)
 	}
@@ -174,7 +164,7 @@ func TestSameBytesFromAnySource(t *testing.T) {
 	src := filepath.Join(dir, "src.raw")
 	disk := rawFile(t, src, sources()["sparse"])
 	for _, variant := range []string{"monolithicSparse", "streamOptimized"} {
-		qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, src, filepath.Join(dir, variant))
+		formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat="+variant, src, filepath.Join(dir, variant))
 	}
 	sum := func(d formats.Disk) string {
 		out := filepath.Join(dir, "out.qcow2")
@@ -242,7 +232,7 @@ func TestSharedBlocks(t *testing.T) {
 	if _, err := Run(t.Context(), disk, out, Options{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "compare", "-q", "-f", "raw", filepath.Join(dir, "src.raw"), out)
+	formatstest.QemuImg(t, "compare", "-q", "-f", "raw", filepath.Join(dir, "src.raw"), out)
 	got, err := exec.Command("filefrag", "-v", out).CombinedOutput()
 	if err != nil {
 		t.Skipf("needs filefrag (package e2fsprogs): %v", err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"hyper2kvm/formats"
+	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/formats/raw"
 	"hyper2kvm/image/hostfile"
 	"hyper2kvm/image/publish"
@@ -77,7 +78,7 @@ func TestDeviceOutput(t *testing.T) {
 					t.Error("the end of the device still has what was there")
 				}
 				if format == "qcow2" {
-					qemuImg(t, "check", "-q", "-f", "qcow2", dev)
+					formatstest.QemuImg(t, "check", "-q", "-f", "qcow2", dev)
 				}
 			})
 		}
@@ -167,7 +168,7 @@ func TestDeviceSource(t *testing.T) {
 	if _, err := Run(t.Context(), disk, out, Options{Verify: true}); err != nil {
 		t.Fatal(err)
 	}
-	qemuImg(t, "compare", "-q", "-f", "raw", "-F", "qcow2", file, out)
+	formatstest.QemuImg(t, "compare", "-q", "-f", "raw", "-F", "qcow2", file, out)
 }
 
 // cached is how many pages of a device are in the page cache.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"hyper2kvm/formats/formatstest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,13 +50,6 @@ func mkdir(t *testing.T, dir, name string) string {
 	return path
 }
 
-func qemuImg(t *testing.T, args ...string) {
-	t.Helper()
-	if msg, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, msg)
-	}
-}
-
 // diskWithData makes an image of 64 MiB that holds a partition table and data
 // at its end.
 func diskWithData(t *testing.T, dir, format, name string) string {
@@ -69,7 +63,7 @@ func diskWithData(t *testing.T, dir, format, name string) string {
 	}
 	defer os.Remove(raw)
 	path := filepath.Join(dir, name)
-	qemuImg(t, "convert", "-f", "raw", "-O", format, raw, path)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", format, raw, path)
 	return path
 }
 
@@ -90,7 +84,7 @@ func truncated(format, name string) func(*testing.T, string) string {
 func backedBy(parent string) func(*testing.T, string) string {
 	return func(t *testing.T, dir string) string {
 		path := filepath.Join(dir, "child.qcow2")
-		qemuImg(t, "create", "-f", "qcow2", "-u", "-b", parent, "-F", "raw", path, "1M")
+		formatstest.QemuImg(t, "create", "-f", "qcow2", "-u", "-b", parent, "-F", "raw", path, "1M")
 		return path
 	}
 }
@@ -183,7 +177,7 @@ func TestOutputThatExistsIsKept(t *testing.T) {
 		t.Error("the existing output was touched")
 	}
 	h2k(t, "convert", "--no-fix", "--force", src, "-o", out).want(t, 0)
-	qemuImg(t, "compare", src, out)
+	formatstest.QemuImg(t, "compare", src, out)
 }
 
 func TestOutputOnSource(t *testing.T) {
@@ -246,5 +240,5 @@ func TestUnknownGuestIsRefusedUnlessNoFix(t *testing.T) {
 		t.Error("an unknown guest was converted")
 	}
 	h2k(t, "convert", "--no-fix", src, "-o", out).want(t, 0)
-	qemuImg(t, "compare", src, out)
+	formatstest.QemuImg(t, "compare", src, out)
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"hyper2kvm/formats/formatstest"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -100,15 +101,15 @@ func TestKilledCopyIsResumedOrStartsClean(t *testing.T) {
 		wait := time.Duration(rand.IntN(120)) * time.Millisecond
 		ended := killAfter(t, wait, "convert", "--no-fix", src, "-o", out)
 		if _, err := os.Stat(out); err == nil {
-			qemuImg(t, "compare", src, out) // whole, whenever it is there
+			formatstest.QemuImg(t, "compare", src, out) // whole, whenever it is there
 		} else if ended {
 			t.Fatal("the run ended without an output")
 		} else if _, err := os.Stat(filepath.Join(out+".h2k-job", "plan.yaml")); err == nil && i%2 == 0 {
 			h2k(t, "resume", out).want(t, 0)
-			qemuImg(t, "compare", src, out)
+			formatstest.QemuImg(t, "compare", src, out)
 		} else {
 			h2k(t, "convert", "--no-fix", src, "-o", out).want(t, 0)
-			qemuImg(t, "compare", src, out)
+			formatstest.QemuImg(t, "compare", src, out)
 		}
 		for _, f := range []string{out, filepath.Join(dir, "out.xml"), filepath.Join(dir, "out.report.json"), filepath.Join(dir, "out.report.html")} {
 			_ = os.Remove(f)
@@ -166,7 +167,7 @@ func TestKilledRepairIsResumed(t *testing.T) {
 		h2k(t, "resume", out).want(t, 0)
 	}
 	waitNoVM(t)
-	qemuImg(t, "check", out)
+	formatstest.QemuImg(t, "check", out)
 	secondRunChangesNothing(t, out)
 	nothingLeft(t, dir, "out.qcow2", "out.xml", "out.report.json", "out.report.html")
 }

@@ -31,7 +31,7 @@ func TestMachineInAnOVA(t *testing.T) {
 	members := []formatstest.Member{{Name: "web01.ovf", Content: machine.OVF()}, {Name: "web01.mf"}}
 	for i, source := range []string{raw, data.file} {
 		path := filepath.Join(dir, machine.Disks[i])
-		qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", source, path)
+		formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", source, path)
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -67,7 +67,7 @@ func TestMachineInAnOVA(t *testing.T) {
 	}
 	nothingLeft(t, top, "web01")
 	nothingLeft(t, out, "web01-sda.qcow2", "web01-sdb.qcow2", "web01.xml", "web01.report.json", "web01.report.html")
-	qemuImg(t, "compare", "-f", "raw", "-F", "qcow2", data.file, filepath.Join(out, "web01-sdb.qcow2"))
+	formatstest.QemuImg(t, "compare", "-f", "raw", "-F", "qcow2", data.file, filepath.Join(out, "web01-sdb.qcow2"))
 	text, err := os.ReadFile(filepath.Join(out, "web01.xml"))
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/binary"
 	"fmt"
+	"hyper2kvm/formats/formatstest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -202,7 +203,7 @@ func convertTinyNoFix(t *testing.T, disk string) {
 	t.Helper()
 	r, out := convertTiny(t, disk, "--no-fix")
 	r.want(t, 0)
-	qemuImg(t, "compare", disk, out)
+	formatstest.QemuImg(t, "compare", disk, out)
 }
 
 func TestFullBootIsRefused(t *testing.T) {
@@ -275,9 +276,9 @@ func TestInPlaceAndUndo(t *testing.T) {
 	dir := t.TempDir()
 	raw := tinyDisk(t, dir, ext4(t, dir, "root", tinyGuest(), 256*mib))
 	vmdk := filepath.Join(dir, "tiny.vmdk")
-	qemuImg(t, "convert", "-f", "raw", "-O", "vmdk", raw, vmdk)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "vmdk", raw, vmdk)
 	qcow2 := filepath.Join(dir, "tiny.qcow2")
-	qemuImg(t, "convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
 	for _, disk := range []string{raw, vmdk, qcow2} {
 		before := diffs(h2k(t, "fix", "--dry-run", "--json", disk).want(t, 0))
 		if before == "" {

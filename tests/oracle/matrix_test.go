@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"hyper2kvm/formats/formatstest"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/convert"
 )
@@ -108,16 +109,6 @@ func patterns() []pattern {
 	}
 }
 
-func qemuImg(t *testing.T, args ...string) {
-	t.Helper()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("needs qemu-img (package qemu-utils)")
-	}
-	if out, err := exec.Command("qemu-img", args...).CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
-}
-
 // workDir is a folder in memory where there is one: these tests sync a lot.
 func workDir(t *testing.T) string {
 	t.Helper()
@@ -152,7 +143,7 @@ func TestMatrix(t *testing.T) {
 		write(t, want, p.data)
 		for _, s := range sources() {
 			src := filepath.Join(dir, strings.ReplaceAll(s.name, " ", "-"))
-			qemuImg(t, append(append([]string{"convert", "-f", "raw", "-O", s.format}, s.flags...), want, src)...)
+			formatstest.QemuImg(t, append(append([]string{"convert", "-f", "raw", "-O", s.format}, s.flags...), want, src)...)
 			convertAll(t, seen, p.name, s.name, src, s.read, want)
 		}
 	}
@@ -179,10 +170,10 @@ func fourDeep(t *testing.T, dir, format string) (top string, want []byte) {
 	raw := filepath.Join(dir, "base.raw")
 	write(t, raw, want)
 	top = filepath.Join(dir, "0."+format)
-	qemuImg(t, "convert", "-f", "raw", "-O", format, raw, top)
+	formatstest.QemuImg(t, "convert", "-f", "raw", "-O", format, raw, top)
 	for i := 1; i < 4; i++ {
 		next := filepath.Join(dir, fmt.Sprintf("%d.%s", i, format))
-		qemuImg(t, "create", "-q", "-f", format, "-F", format, "-b", filepath.Base(top), next)
+		formatstest.QemuImg(t, "create", "-q", "-f", format, "-F", format, "-b", filepath.Base(top), next)
 		at, n := i<<20-30000/512*512, 70000/512*512 // across the border of the base's end, for the last
 		for j := range n {
 			want[at+j] = byte(i)
@@ -237,10 +228,10 @@ func convertAll(t *testing.T, seen judged, pattern, name, src, format, want stri
 func judge(t *testing.T, to target, out, want string) {
 	t.Helper()
 	if to.check {
-		qemuImg(t, "check", "-q", "-f", to.format, out)
+		formatstest.QemuImg(t, "check", "-q", "-f", to.format, out)
 	}
 	if to.format != "" {
-		qemuImg(t, "compare", "-q", "-f", "raw", "-F", to.format, want, out)
+		formatstest.QemuImg(t, "compare", "-q", "-f", "raw", "-F", to.format, want, out)
 		return
 	}
 	a, err := chain.Open(want, chain.Policy{Format: "raw"})
