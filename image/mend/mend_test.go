@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -223,12 +225,7 @@ func TestInUse(t *testing.T) {
 		}
 		defer cmd.Wait()
 		defer cmd.Process.Kill()
-		for range 500 {
-			if _, err := os.Stat(socket); err == nil {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
+		greeted(t, socket)
 		busy("qemu-nbd")
 	})
 	t.Run("loop device", func(t *testing.T) {
@@ -239,6 +236,26 @@ func TestInUse(t *testing.T) {
 		defer func() { exec.Command("losetup", "--detach", strings.TrimSpace(string(out))).Run() }()
 		busy("loop device")
 	})
+}
+
+// greeted waits until an NBD server speaks: its socket is there before it has
+// opened, and locked, the image.
+func greeted(t *testing.T, socket string) {
+	t.Helper()
+	for range 3000 {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		defer conn.Close()
+		hello := make([]byte, 8)
+		if _, err := io.ReadFull(conn, hello); err != nil {
+			t.Fatalf("%s greets with %q: %v", socket, hello, err)
+		}
+		return
+	}
+	t.Fatal("qemu-nbd does not listen")
 }
 
 func writeJournal(t *testing.T, path string, j *journal) {
