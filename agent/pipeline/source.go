@@ -32,14 +32,14 @@ func (r *run) openSources(ctx context.Context) error {
 			return sourceError("open source", s.Name(), err)
 		}
 		r.sources = append(r.sources, c)
+		for _, image := range c.Images() {
+			r.report.Warnings = append(r.report.Warnings, image.Info.Warnings...)
+		}
 		if c.Images()[0].Info.Format == "nbd" || r.plan.Has(api.Structure) {
 			continue // what a server has is not cut short: it knows its size; and a check says more
 		}
 		if err := checkWhole(c); err != nil {
 			return sourceError("read the map of", s.Name(), err)
-		}
-		for _, image := range c.Images() {
-			r.report.Warnings = append(r.report.Warnings, image.Info.Warnings...)
 		}
 	}
 	for _, d := range r.machines {
