@@ -74,18 +74,26 @@ func Open(dir string, plan *api.Plan, resume bool) (*Job, error) {
 	if err := os.RemoveAll(ended(dir)); err != nil {
 		return nil, fmt.Errorf("remove ended job: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, overlayDir), 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make job folder: %w", err)
 	}
 	j := &Job{Dir: dir, Plan: plan}
 	if err := j.acquire(); err != nil {
 		return nil, err
 	}
-	if err := j.load(resume); err != nil {
+	if err := j.begin(resume); err != nil {
 		j.unlock()
 		return nil, err
 	}
 	return j, nil
+}
+
+// begin makes a locked folder ready for work.
+func (j *Job) begin(resume bool) error {
+	if err := os.MkdirAll(j.Path(overlayDir), 0o700); err != nil {
+		return fmt.Errorf("make job folder: %w", err)
+	}
+	return j.load(resume)
 }
 
 func (j *Job) acquire() error {

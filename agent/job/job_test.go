@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"hyper2kvm/agent/api"
@@ -168,6 +169,31 @@ func TestTempSweepsKilledRunsOnly(t *testing.T) {
 	if _, err := os.Stat(alive.Dir); err != nil {
 		t.Error("folder of a living run was removed")
 	}
+}
+
+// Many runs begin at once, each sweeping while others make their folders: none
+// may take a newborn one for that of a killed run.
+func TestRunsThatBeginTogetherDoNotSweepEachOther(t *testing.T) {
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				s, err := NewScratch(dir)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := os.Stat(s.Dir); err != nil {
+					t.Errorf("the folder of a run that just began is gone: %v", err)
+				}
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func TestScratchOfAKilledRunIsSwept(t *testing.T) {

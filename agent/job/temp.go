@@ -5,26 +5,33 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"hyper2kvm/agent/api"
 )
 
-const tempPrefix = "h2k-job-"
+const (
+	tempPrefix = "h2k-job-"
+	// newPrefix is what a folder is called until it is locked: without a lock it
+	// would look like one of a run that was killed.
+	newPrefix = "h2k-new-"
+	// unlocked is how old a folder that never was locked must be to be swept.
+	unlocked = time.Hour
+)
 
 // Temp opens a throw-away job folder in dir for a run that leaves nothing
 // behind, and removes those of runs that were killed.
 func Temp(dir string, plan *api.Plan) (*Job, error) {
-	sweep(dir)
-	name, err := os.MkdirTemp(dir, tempPrefix)
+	s, err := NewScratch(dir)
 	if err != nil {
-		return nil, fmt.Errorf("make temporary job folder: %w", err)
-	}
-	j, err := Open(name, plan, false)
-	if err != nil {
-		os.RemoveAll(name)
 		return nil, err
+	}
+	j := &Job{Dir: s.Dir, Plan: plan, lock: s.lock}
+	if err := j.begin(false); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return j, nil
 }
@@ -32,6 +39,12 @@ func Temp(dir string, plan *api.Plan) (*Job, error) {
 // sweep removes the temporary folders that no living process has locked. What
 // it cannot look at or remove is left: it may be another user's.
 func sweep(dir string) {
+	unborn, _ := filepath.Glob(filepath.Join(dir, newPrefix+"*"))
+	for _, old := range unborn {
+		if info, err := os.Lstat(old); err == nil && time.Since(info.ModTime()) > unlocked {
+			_ = os.RemoveAll(old)
+		}
+	}
 	found, _ := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
 	for _, old := range found {
 		f, err := os.OpenFile(filepath.Join(old, lockFile), os.O_RDWR|unix.O_NOFOLLOW, 0)
@@ -55,7 +68,7 @@ type Scratch struct {
 // NewScratch makes a scratch folder in dir and sweeps those of killed runs.
 func NewScratch(dir string) (*Scratch, error) {
 	sweep(dir)
-	name, err := os.MkdirTemp(dir, tempPrefix)
+	name, err := os.MkdirTemp(dir, newPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make scratch folder: %w", err)
 	}
@@ -63,7 +76,13 @@ func NewScratch(dir string) (*Scratch, error) {
 	if err := j.acquire(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(name))
 	}
-	return &Scratch{Dir: name, lock: j.lock}, nil
+	// Only now may a sweep of another process see it.
+	s := &Scratch{Dir: filepath.Join(dir, tempPrefix+strings.TrimPrefix(filepath.Base(name), newPrefix)), lock: j.lock}
+	if err := os.Rename(name, s.Dir); err != nil {
+		j.unlock()
+		return nil, errors.Join(fmt.Errorf("rename scratch folder %s: %w", name, err), os.RemoveAll(name))
+	}
+	return s, nil
 }
 
 // Close removes the folder.
