@@ -87,7 +87,13 @@ func (r *run) makeWritable() error {
 	if err := r.session.writable(); err != nil {
 		return api.NewError(api.CodeGuestDamaged, "open guest for writing", r.facts.OS.Name, err)
 	}
-	return r.checkSpace()
+	if err := r.checkSpace(); err != nil {
+		return err
+	}
+	if err := r.session.prove(); err != nil {
+		return r.fixError(api.CodeGuestDamaged, "open guest for writing", err)
+	}
+	return nil
 }
 
 // Room that a repair needs, in bytes and inodes. Injecting drivers takes a few

@@ -45,10 +45,8 @@ func (r *run) inspect(ctx context.Context) error {
 	if err := r.mountGuest(given); err != nil {
 		return err
 	}
-	if r.writes() {
-		if err := r.checkBefore(ctx); err != nil {
-			return err
-		}
+	if err := r.checkBefore(ctx); err != nil {
+		return err
 	}
 	return r.collect(given)
 }

@@ -381,18 +381,19 @@ func TestRefusals(t *testing.T) {
 		want  api.Code
 		says  string
 	}{
-		"no system":      {[]part{ext4(rootUUID, tree(t, map[string]string{"srv/data": "x"}))}, api.FixOptions{}, api.CodeNoRoot, "/dev/sda1 ext4"},
-		"no kernel":      {[]part{fresh(func(f map[string]string) { delete(f, "boot/vmlinuz-6.1.0") })}, api.FixOptions{}, api.CodeNoRoot, "kernel"},
-		"two systems":    {[]part{fresh(nil), other}, api.FixOptions{}, api.CodeManyRoots, "/dev/sda1 (Debian GNU/Linux 12), /dev/sda2"},
-		"one chosen":     {[]part{fresh(nil), other}, api.FixOptions{Root: "/dev/sda2"}, "", ""},
-		"chosen by UUID": {[]part{fresh(nil), other}, api.FixOptions{Root: bootUUID}, "", ""},
-		"wrongly chosen": {[]part{fresh(nil)}, api.FixOptions{Root: "/dev/sdb1"}, api.CodeNoRoot, "/dev/sda1"},
-		"encrypted":      {[]part{{20 << 20, []string{"sh", "-c", "echo pass | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 FILE"}}}, api.FixOptions{}, api.CodeEncrypted, "crypto_LUKS"},
-		"suspended":      {[]part{fresh(nil), {8 << 20, []string{"sh", "-c", "mkswap -q FILE; printf 'S1SUSPEND\\0' | dd of=FILE bs=1 seek=4086 conv=notrunc status=none"}}}, api.FixOptions{}, api.CodeHibernated, "/dev/sda2"},
-		"full":           {[]part{full}, api.FixOptions{}, api.CodeGuestSpace, "/"},
-		"damaged":        {[]part{damaged}, api.FixOptions{}, api.CodeGuestDamaged, ""},
-		"no such fix":    {[]part{fresh(nil)}, api.FixOptions{Only: []string{"linux/magic"}}, api.CodeUsage, "linux/magic"},
-		"without canary": {[]part{fresh(nil)}, api.FixOptions{Canary: true}, api.CodeInternal, "canary"},
+		"no system":       {[]part{ext4(rootUUID, tree(t, map[string]string{"srv/data": "x"}))}, api.FixOptions{}, api.CodeNoRoot, "/dev/sda1 ext4"},
+		"no kernel":       {[]part{fresh(func(f map[string]string) { delete(f, "boot/vmlinuz-6.1.0") })}, api.FixOptions{}, api.CodeNoRoot, "kernel"},
+		"two systems":     {[]part{fresh(nil), other}, api.FixOptions{}, api.CodeManyRoots, "/dev/sda1 (Debian GNU/Linux 12), /dev/sda2"},
+		"one chosen":      {[]part{fresh(nil), other}, api.FixOptions{Root: "/dev/sda2"}, "", ""},
+		"chosen by UUID":  {[]part{fresh(nil), other}, api.FixOptions{Root: bootUUID}, "", ""},
+		"wrongly chosen":  {[]part{fresh(nil)}, api.FixOptions{Root: "/dev/sdb1"}, api.CodeNoRoot, "/dev/sda1"},
+		"encrypted":       {[]part{{20 << 20, []string{"sh", "-c", "echo pass | cryptsetup luksFormat -q --pbkdf pbkdf2 --pbkdf-force-iterations 1000 FILE"}}}, api.FixOptions{}, api.CodeEncrypted, "crypto_LUKS"},
+		"suspended":       {[]part{fresh(nil), {8 << 20, []string{"sh", "-c", "mkswap -q FILE; printf 'S1SUSPEND\\0' | dd of=FILE bs=1 seek=4086 conv=notrunc status=none"}}}, api.FixOptions{}, api.CodeHibernated, "/dev/sda2"},
+		"full":            {[]part{full}, api.FixOptions{}, api.CodeGuestSpace, "/"},
+		"damaged":         {[]part{damaged}, api.FixOptions{}, api.CodeGuestDamaged, ""},
+		"quietly damaged": {[]part{{40 << 20, []string{"sh", "-c", "mke2fs -q -t ext4 -d " + tree(t, system()) + " FILE && debugfs -w -R 'clri /etc/passwd' FILE"}}}, api.FixOptions{}, api.CodeGuestDamaged, "e2fsck finds errors"},
+		"no such fix":     {[]part{fresh(nil)}, api.FixOptions{Only: []string{"linux/magic"}}, api.CodeUsage, "linux/magic"},
+		"without canary":  {[]part{fresh(nil)}, api.FixOptions{Canary: true}, api.CodeInternal, "canary"},
 		"farm of links": {[]part{fresh(func(f map[string]string) {
 			f["etc/fstab"] = "-> /../../../../../etc/fstab"
 			f["boot/grub/grub.cfg"] = "-> ../../../../../../etc/hostname"
@@ -470,27 +471,62 @@ func TestBtrfsVolume(t *testing.T) {
 // TestDirtyJournal has a guest that was not shut down: a repair replays its
 // journal, a look does not.
 func TestDirtyJournal(t *testing.T) {
-	image := disk(t, ext4(rootUUID, tree(t, system())))
+	t.Run("ext4", func(t *testing.T) {
+		dirtyJournal(t, disk(t, ext4(rootUUID, tree(t, system()))), "e2fsck", "-f", "-n")
+	})
+	files := system()
+	files["etc/fstab"] = "/dev/sda1 / xfs defaults 0 0\n"
+	for name, part := range map[string]part{
+		"xfs":   {320 << 20, []string{"mkfs.xfs", "-q", "-m", "uuid=" + rootUUID, "FILE"}},
+		"btrfs": {256 << 20, []string{"mkfs.btrfs", "-q", "-U", rootUUID, "FILE"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			image := disk(t, part)
+			mountFirst(t, image, "rw", func(dir string) { tool(t, "cp", "-a", tree(t, files)+"/.", dir) })
+			if name == "xfs" {
+				dirtyJournal(t, image, "xfs_repair", "-n")
+			} else {
+				dirtyJournal(t, image, "btrfs", "check")
+			}
+		})
+	}
+}
+
+func dirtyJournal(t *testing.T, image string, check ...string) {
 	crashed := filepath.Join(t.TempDir(), "crashed")
 	mountFirst(t, image, "rw", func(dir string) {
-		must(t, os.WriteFile(filepath.Join(dir, "etc/late"), []byte("in the journal"), 0o644))
-		tool(t, "sync", "-f", dir)
+		late := filepath.Join(dir, "etc/late")
+		must(t, os.WriteFile(late, []byte("in the journal"), 0o644))
+		tool(t, "sync", late)                            // fsync: the file system itself is not committed
 		tool(t, "cp", "--sparse=always", image, crashed) // as a snapshot of a running machine is
 	})
 	device := attach(t, crashed)
 	before := digest(t, crashed)
-	_, err := run(t, plan(api.FixOptions{}, look(), device))
+	report, err := run(t, plan(api.FixOptions{}, look(), device))
 	must(t, err)
+	if !strings.Contains(strings.Join(report.Warnings, "\n"), "not replayed") {
+		t.Errorf("warnings on looking: %q", report.Warnings)
+	}
 	tool(t, "sync", crashed)
 	if digest(t, crashed) != before {
 		t.Error("looking replayed the journal")
 	}
-	report, err := run(t, plan(api.FixOptions{}, mend(), device))
+	report, err = run(t, plan(api.FixOptions{}, mend(), device))
 	must(t, err)
-	if !strings.Contains(strings.Join(report.Warnings, "\n"), "replayed") {
+	if !strings.Contains(strings.Join(report.Warnings, "\n"), "was replayed") {
 		t.Errorf("warnings %q", report.Warnings)
 	}
-	fsck(t, crashed, "e2fsck", "-f", "-n")
+	report, err = run(t, plan(api.FixOptions{}, look(), device))
+	must(t, err)
+	for _, f := range report.Guest.Filesystems {
+		if f.Note != "" {
+			t.Errorf("after the repair %s is noted as %q", f.Type, f.Note)
+		}
+	}
+	if got := content(t, crashed, "etc/late"); got != "in the journal" {
+		t.Errorf("what the journal held is %q", got)
+	}
+	fsck(t, crashed, check...)
 }
 
 func TestInterrupted(t *testing.T) {

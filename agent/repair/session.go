@@ -137,6 +137,31 @@ func (s *session) writable() error {
 	return nil
 }
 
+// prove writes a file to each mount and removes it: some drivers mount what they
+// do not write to, and a subvolume may be set to read-only.
+func (s *session) prove() error {
+	for _, m := range s.mounts {
+		f, err := os.CreateTemp(m.at, ".h2k-")
+		if err != nil {
+			return fmt.Errorf("write to %s: %w", sourceName(m.fs), err)
+		}
+		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+			return fmt.Errorf("write to %s: %w", sourceName(m.fs), err)
+		}
+	}
+	return nil
+}
+
+// readOnly takes the right to write back, which flushes what was written.
+func (s *session) readOnly() error {
+	for _, m := range slices.Backward(s.mounts) {
+		if err := unix.Mount("", m.at, "", mountFlags|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+			return fmt.Errorf("flush %s: %w", sourceName(m.fs), err)
+		}
+	}
+	return nil
+}
+
 // measure fills in what each mount has free.
 func (s *session) measure() error {
 	for _, m := range s.mounts {

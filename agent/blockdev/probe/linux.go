@@ -57,7 +57,11 @@ func xfs(s *source) (Content, bool) {
 	if !powerOfTwo(block, 512, 65536) || !powerOfTwo(sector, 512, 32768) || groups == 0 {
 		return Content{}, false
 	}
-	return Content{Type: "xfs", UUID: uuid(sb[32:48]), Label: text(sb[108:120])}, true
+	c := Content{Type: "xfs", UUID: uuid(sb[32:48]), Label: text(sb[108:120])}
+	if ring, ok := xfsRingOf(s, sb); ok && !ring.clean() {
+		c.Note = NeedsReplay
+	}
+	return c, true
 }
 
 func xfsLog(s *source) (Content, bool) {
@@ -81,7 +85,11 @@ func btrfs(s *source) (Content, bool) {
 	if sb == nil || !bytes.Equal(sb[0x40:0x48], []byte("_BHRfS_M")) {
 		return Content{}, false
 	}
-	return Content{Type: "btrfs", UUID: uuid(sb[0x20:0x30]), Label: text(sb[0x12b : 0x12b+256])}, true
+	c := Content{Type: "btrfs", UUID: uuid(sb[0x20:0x30]), Label: text(sb[0x12b : 0x12b+256])}
+	if le64(sb[0x60:]) != 0 { // log_root: the tree of what was synced since the last commit
+		c.Note = NeedsReplay
+	}
+	return c, true
 }
 
 // swapArea reads swap headers: the signature ends the first page, whose size is

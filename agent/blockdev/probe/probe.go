@@ -31,7 +31,7 @@ const (
 	Hibernated  = "hibernated"           // a swap area that holds a suspended system
 	Dirty       = "dirty"                // NTFS that was not unmounted
 	HasErrors   = "errors"               // ext file system that found itself damaged
-	NeedsReplay = "needs journal replay" // ext file system that was not unmounted
+	NeedsReplay = "needs journal replay" // ext, XFS or btrfs that was not unmounted
 )
 
 // prober recognises one format; it gives false for anything else.
