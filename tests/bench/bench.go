@@ -17,9 +17,16 @@ import (
 	"time"
 )
 
-// Side is one way to do a work, in a fresh folder. It returns the largest
-// memory of the process that did it, in bytes, where that is known.
-type Side func(ctx context.Context, dir string) (memory int64, err error)
+// Took is what a side says of its run: the largest memory of the process that did
+// it, in bytes, where that is known, and the seconds of the part that is measured,
+// where that is not all of it.
+type Took struct {
+	Memory int64
+	Part   float64
+}
+
+// Side is one way to do a work, in a fresh folder.
+type Side func(ctx context.Context, dir string) (Took, error)
 
 // Work is one thing that both do.
 type Work struct {
@@ -106,10 +113,13 @@ func measure(ctx context.Context, dir string, w Work, f Side) (Value, error) {
 		return Value{}, fmt.Errorf("warm up: %w", err)
 	}
 	start, cpu := time.Now(), processors()
-	memory, err := f(ctx, work)
+	took, err := f(ctx, work)
 	v := Value{Main: time.Since(start).Seconds(), CPU: processors() - cpu}
-	if w.Memory {
-		v.Main = float64(memory) / (1 << 20)
+	switch {
+	case w.Memory:
+		v.Main = float64(took.Memory) / (1 << 20)
+	case took.Part > 0: // whose part of the processors' time is not known
+		v = Value{Main: took.Part}
 	}
 	return v, err
 }

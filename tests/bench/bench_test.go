@@ -11,7 +11,7 @@ import (
 // A row that is measured again takes the place of the older one; all others,
 // with what is noted of them, stay.
 func TestResultsAreKept(t *testing.T) {
-	side := func(context.Context, string) (int64, error) { return 5 << 20, nil }
+	side := func(context.Context, string) (Took, error) { return Took{Memory: 5 << 20}, nil }
 	works := []Work{
 		{Name: "one", Ours: side, Peer: side, PeerName: "theirs", Limit: 0.5, Note: func() string { return "a: note" }},
 		{Name: "two", Ours: side, Memory: true, AtMost: 256, Note: func() string { return "another" }},
@@ -42,7 +42,7 @@ func TestResultsAreKept(t *testing.T) {
 
 // The floor that alone is above the figure is told as that.
 func TestFloorAboveTheFigure(t *testing.T) {
-	side := func(context.Context, string) (int64, error) { return 0, nil }
+	side := func(context.Context, string) (Took, error) { return Took{}, nil }
 	r := Row{Work: Work{Peer: side, Floor: side, FloorName: "alone", Limit: 0.5}, PeerValue: Value{Main: 2}, FloorValue: Value{Main: 1.5}}
 	if got := r.limit(); !strings.Contains(got, "0.75 × the peer, above") {
 		t.Error(got)
@@ -56,7 +56,7 @@ func TestFloorAboveTheFigure(t *testing.T) {
 // A work that fails does not keep the others from being measured.
 func TestAFailureIsToldAtTheEnd(t *testing.T) {
 	broken := errors.New("broken")
-	side := func(err error) Side { return func(context.Context, string) (int64, error) { return 0, err } }
+	side := func(err error) Side { return func(context.Context, string) (Took, error) { return Took{}, err } }
 	works := []Work{{Name: "bad", Ours: side(broken)}, {Name: "good", Ours: side(nil)}, {Name: "other", Ours: side(nil)}}
 	var done []string
 	err := measureAll(t.Context(), io.Discard, works, "bad, GOOD", 1, func(r Row) error { done = append(done, r.Name); return nil })
@@ -65,5 +65,16 @@ func TestAFailureIsToldAtTheEnd(t *testing.T) {
 	}
 	if err := measureAll(t.Context(), io.Discard, works, "nothing", 1, nil); err == nil {
 		t.Error("no work is no error")
+	}
+}
+
+// What virt-v2v spends before it copies is its repair.
+func TestTimeUntilVirtV2VCopies(t *testing.T) {
+	got, err := untilCopying([]byte("[   0.0] Setting up the source: -i disk x\n[  81.2] Mapping filesystem data\n[ 183.7] Copying disk 1/1\n[ 201.0] Finishing off\n"))
+	if err != nil || got != 183.7 {
+		t.Errorf("got %g, %v", got, err)
+	}
+	if _, err := untilCopying([]byte("virt-v2v: error")); err == nil {
+		t.Error("no time is no error")
 	}
 }

@@ -27,9 +27,9 @@ func peak(s *os.ProcessState) int64 {
 
 // copyFile is the limit of what only moves bytes: a plain copy of the guest's
 // raw disk that keeps its holes, on the disk when it ends like our outputs.
-func copyFile(ctx context.Context, dir string) (int64, error) {
+func copyFile(ctx context.Context, dir string) (Took, error) {
 	src, out := filepath.Join(filepath.Dir(dir), rawInput), filepath.Join(dir, "copy")
-	return command(ctx, nil, "sh", "-c", `cp --sparse=always "$1" "$2" && sync "$2"`, "sh", src, out)
+	return command(ctx, "sh", "-c", `cp --sparse=always "$1" "$2" && sync "$2"`, "sh", src, out)
 }
 
 // clusterBytes is the unit of the compressors.
@@ -38,8 +38,8 @@ const clusterBytes = 64 << 10
 // readAlone reads every byte of an image on all cores and writes nothing: the
 // decompressor alone.
 func readAlone(name string) Side {
-	return func(ctx context.Context, dir string) (int64, error) {
-		return 0, clusters(ctx, filepath.Join(filepath.Dir(dir), name), func() func([]byte) error {
+	return func(ctx context.Context, dir string) (Took, error) {
+		return Took{}, clusters(ctx, filepath.Join(filepath.Dir(dir), name), func() func([]byte) error {
 			return func([]byte) error { return nil }
 		})
 	}
@@ -48,12 +48,12 @@ func readAlone(name string) Side {
 // packAlone compresses the guest's disk on all cores, as the output is, and writes
 // nothing.
 func packAlone(how string) Side {
-	return func(ctx context.Context, dir string) (int64, error) {
+	return func(ctx context.Context, dir string) (Took, error) {
 		w, err := qcow2.NewWriter(nowhere{}, clusterBytes, qcow2.Options{ClusterSize: clusterBytes, Compression: how})
 		if err != nil {
-			return 0, err
+			return Took{}, err
 		}
-		return 0, clusters(ctx, filepath.Join(filepath.Dir(dir), rawInput), func() func([]byte) error {
+		return Took{}, clusters(ctx, filepath.Join(filepath.Dir(dir), rawInput), func() func([]byte) error {
 			p, err := w.NewPacker()
 			var out []byte
 			return func(cluster []byte) error {

@@ -23,7 +23,7 @@ const (
 func (p Parts) input(name string, options ...string) func(context.Context, string) error {
 	return func(ctx context.Context, dir string) error {
 		return once(filepath.Join(dir, name), func(out string) error {
-			_, err := command(ctx, nil, "qemu-img", append(append([]string{"convert"}, options...), p.Guest, out)...)
+			_, err := command(ctx, "qemu-img", append(append([]string{"convert"}, options...), p.Guest, out)...)
 			return err
 		})
 	}
@@ -67,7 +67,7 @@ for i in 1 2 3; do
 done
 rm -f part layer.raw
 `
-		_, err := command(ctx, nil, "bash", "-c", script, "bash", dir)
+		_, err := command(ctx, "bash", "-c", script, "bash", dir)
 		return err
 	})
 }
@@ -87,13 +87,12 @@ func huge(_ context.Context, dir string) error {
 	})
 }
 
-// command runs a program and returns the largest memory that it took, in bytes.
-func command(ctx context.Context, env []string, name string, args ...string) (int64, error) {
+// command runs a program and says how much memory it took.
+func command(ctx context.Context, name string, args ...string) (Took, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("run %s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+		return Took{}, fmt.Errorf("run %s %s: %w\n%s", name, strings.Join(args, " "), err, out)
 	}
-	return peak(cmd.ProcessState), nil
+	return Took{Memory: peak(cmd.ProcessState)}, nil
 }

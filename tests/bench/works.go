@@ -2,14 +2,10 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
-	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/helper"
 )
 
@@ -22,12 +18,15 @@ type Parts struct {
 
 // Works lists what is measured.
 func Works(p Parts) []Work {
+	peer := &v2v{p: p}
 	works := []Work{
 		{
 			Name: "helper VM ready for the first command", Limit: 0.3, PeerName: "guestfish run",
 			Ours: p.helperReady, Peer: p.guestfish,
 		},
-		p.wholeConvert(),
+		p.wholeConvert(peer),
+		p.repair("inject", 0.1, peer),
+		p.repair("regenerate", 1.0, peer),
 		p.disk("sparse VMDK to qcow2", p.Guest, "qcow2", 1.0, p.raw),
 		p.stream(),
 		p.packed("zlib", 0.5),
@@ -87,17 +86,17 @@ func (p Parts) packed(how string, limit float64) Work {
 
 // sized notes the size of a side's output.
 func sized(size *int64, side Side) Side {
-	return func(ctx context.Context, dir string) (int64, error) {
-		memory, err := side(ctx, dir)
+	return func(ctx context.Context, dir string) (Took, error) {
+		took, err := side(ctx, dir)
 		if err != nil {
-			return 0, err
+			return Took{}, err
 		}
 		info, err := os.Stat(filepath.Join(dir, "out"))
 		if err != nil {
-			return 0, err
+			return Took{}, err
 		}
 		*size = info.Size()
-		return memory, nil
+		return took, nil
 	}
 }
 
@@ -140,62 +139,29 @@ func at(dir, src string) string {
 
 // h2k converts src to the file "out".
 func (p Parts) h2k(src string, flags ...string) Side {
-	return func(ctx context.Context, dir string) (int64, error) {
-		return command(ctx, nil, p.H2K, append([]string{"disk", "convert", at(dir, src), "-o", filepath.Join(dir, "out")}, flags...)...)
+	return func(ctx context.Context, dir string) (Took, error) {
+		return command(ctx, p.H2K, append([]string{"disk", "convert", at(dir, src), "-o", filepath.Join(dir, "out")}, flags...)...)
 	}
 }
 
 func qemuImg(src string, flags ...string) Side {
-	return func(ctx context.Context, dir string) (int64, error) {
+	return func(ctx context.Context, dir string) (Took, error) {
 		args := append([]string{"convert", "-W", "-m", "16"}, flags...)
-		return command(ctx, nil, "qemu-img", append(args, at(dir, src), filepath.Join(dir, "out"))...)
+		return command(ctx, "qemu-img", append(args, at(dir, src), filepath.Join(dir, "out"))...)
 	}
 }
 
 // helperReady starts the VM until its agent answers and, as guestfish does,
 // ends it.
-func (p Parts) helperReady(ctx context.Context, _ string) (int64, error) {
+func (p Parts) helperReady(ctx context.Context, _ string) (Took, error) {
 	vm, err := helper.Start(ctx, helper.Config{ImageDir: p.ImageDir})
 	if err != nil {
-		return 0, err
+		return Took{}, err
 	}
-	return 0, vm.Close()
+	return Took{}, vm.Close()
 }
 
-func (p Parts) guestfish(ctx context.Context, _ string) (int64, error) {
-	return p.libguestfs(ctx, "guestfish", "-a", "/dev/null", "run")
-}
-
-// wholeConvert is the main job; its note says what our last round spent where.
-func (p Parts) wholeConvert() Work {
-	var spent []string
-	return Work{
-		Name: "whole convert of the Debian 12 guest", Limit: 0.15, PeerName: "virt-v2v",
-		Ours: func(ctx context.Context, dir string) (int64, error) {
-			out, err := exec.CommandContext(ctx, p.H2K, "convert", p.Guest, "-o", filepath.Join(dir, "out.qcow2"), "--json").Output()
-			if err != nil {
-				return 0, fmt.Errorf("run h2k convert: %w", err)
-			}
-			var report api.Report
-			if err := json.Unmarshal(out, &report); err != nil {
-				return 0, fmt.Errorf("read report: %w", err)
-			}
-			spent = nil
-			for _, s := range report.Stages {
-				spent = append(spent, fmt.Sprintf("%s %.1f s (%s)", s.Stage, s.Seconds, s.Detail))
-			}
-			return 0, nil
-		},
-		Peer: p.virtV2V,
-		Note: func() string { return "stages of the last round: " + strings.Join(spent, ", ") },
-	}
-}
-
-func (p Parts) virtV2V(ctx context.Context, dir string) (int64, error) {
-	return p.libguestfs(ctx, "virt-v2v", "-i", "disk", p.Guest, "-o", "local", "-of", "qcow2", "-os", dir)
-}
-
-// libguestfs runs a peer under the same accelerator as ours: TCG.
-func (p Parts) libguestfs(ctx context.Context, name string, args ...string) (int64, error) {
-	return command(ctx, []string{"LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_BACKEND_SETTINGS=force_tcg"}, name, args...)
+func (p Parts) guestfish(ctx context.Context, _ string) (Took, error) {
+	_, err := libguestfs(ctx, "guestfish", "-a", "/dev/null", "run")
+	return Took{}, err
 }
