@@ -44,6 +44,7 @@ const (
 	CodeNoRoot         Code = "H2K-GUEST-UNKNOWN"
 	CodeManyRoots      Code = "H2K-GUEST-MANY-ROOTS"
 	CodeEncrypted      Code = "H2K-GUEST-ENCRYPTED"
+	CodeKey            Code = "H2K-KEY" // a key that a plan refers to and that cannot be had
 	CodeHibernated     Code = "H2K-GUEST-HIBERNATED"
 	CodeGuestSpace     Code = "H2K-GUEST-NO-SPACE"
 	CodeGuestDamaged   Code = "H2K-GUEST-DAMAGED"

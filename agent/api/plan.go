@@ -52,6 +52,7 @@ type Plan struct {
 	Sources  []Source        `json:"sources"`
 	Stages   []Stage         `json:"stages"`
 	Machine  Machine         `json:"machine,omitzero"`
+	Keys     []Key           `json:"keys,omitempty"` // what opens encrypted volumes, by reference
 	Fix      FixOptions      `json:"fix,omitzero"`
 	Target   Target          `json:"target,omitzero"`
 	Validate ValidateOptions `json:"validate,omitzero"`
@@ -181,6 +182,9 @@ func (p *Plan) Check() error {
 			return fmt.Errorf("plan %q: stage %q is out of order", p.Name, s)
 		}
 		last = at
+	}
+	if err := checkKeys(p.Keys); err != nil {
+		return fmt.Errorf("plan %q: %w", p.Name, err)
 	}
 	return nil
 }

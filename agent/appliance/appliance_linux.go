@@ -18,6 +18,7 @@ import (
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/repair"
+	"hyper2kvm/agent/secret"
 	"hyper2kvm/agent/server"
 	"hyper2kvm/initramfs"
 )
@@ -61,11 +62,12 @@ func serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read client key: %w", err)
 	}
+	runs := &agent{disks: sync.OnceValue(machine.Disks), log: logger()}
 	var asked atomic.Bool
 	initramfs.Say(initramfs.LineReady)
 	err = server.Serve(ctx, machine.Port, server.Config{
 		HostKey: hostKey, Clients: []ssh.PublicKey{client},
-		Agent: &agent{disks: sync.OnceValue(machine.Disks), log: logger()},
+		Agent: runs, Keys: runs.take,
 		PowerOff: func() {
 			initramfs.Sync()
 			asked.Store(true)
@@ -94,6 +96,22 @@ func logger() *slog.Logger {
 type agent struct {
 	disks func() error
 	log   *slog.Logger
+
+	mu   sync.Mutex
+	keys []secret.Key
+}
+
+// take keeps keys for the runs that follow.
+func (a *agent) take(keys []secret.Key) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.keys = keys
+}
+
+func (a *agent) given() []secret.Key {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keys
 }
 
 // Run implements api.Agent.
@@ -123,6 +141,6 @@ func (a *agent) Run(ctx context.Context, plan *api.Plan, job string, events api.
 		}
 	}
 	return repair.New(repair.Config{
-		Need: tools.Need, Canary: "/" + initramfs.CanaryPath, Log: a.log,
+		Need: tools.Need, Canary: "/" + initramfs.CanaryPath, Keys: a.given(), Log: a.log,
 	}).Run(ctx, &here, job, events)
 }

@@ -23,6 +23,7 @@ import (
 
 	"hyper2kvm/agent/blockdev/probe"
 	"hyper2kvm/agent/blockdev/table"
+	"hyper2kvm/agent/secret"
 	"hyper2kvm/fixes/guest"
 )
 
@@ -31,6 +32,8 @@ type Config struct {
 	// Need makes a program ("lvm") or kernel module ("dm_mod") available that
 	// the running image may not hold; nil takes what is there.
 	Need func(name string) error
+	// Keys open encrypted volumes.
+	Keys []secret.Key
 	Log  *slog.Logger // nil is silent
 }
 
@@ -40,35 +43,70 @@ type Devices struct {
 	Filesystems []guest.Filesystem
 	// Warnings are for the report: damaged tables, groups that did not start.
 	Warnings []string
+	// Unlocked says which encrypted volumes were opened, in words.
+	Unlocked []string
 
 	cfg        Config
-	groups     bool     // logical volumes were activated
-	arrays     []string // nodes of arrays that were started
+	down       []func(context.Context) error // what takes down what was put up, in the order of putting up
+	tried      map[string]bool               // members that an array or a key was tried for
+	groups     []string                      // members that LVM has last seen
+	incomplete []string                      // what LVM last said of groups that did not start
 	partitions []added
 }
 
 // Scan reads the disks whose device nodes are given, in the order in which the
-// source machine had them, and starts their arrays and volume groups. The
-// caller closes the result even if Scan gives an error beside it.
+// source machine had them, opens encrypted volumes that there is a key for, and
+// starts arrays and volume groups. The caller closes the result even if Scan gives an error beside it.
 func Scan(ctx context.Context, nodes []string, cfg Config) (*Devices, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Devices{cfg: cfg}
+	d := &Devices{cfg: cfg, tried: map[string]bool{}}
 	for i, node := range nodes {
 		if err := d.scanDisk(i, node); err != nil {
 			return d, err
 		}
 	}
-	if err := d.startArrays(ctx); err != nil {
-		return d, err
-	}
-	return d, d.startVolumes(ctx)
+	err := d.assemble(ctx)
+	d.warnUnused()
+	return d, err
 }
 
-// Close stops volumes and arrays and drops partitions that the kernel was told of, which must not be in use any more.
+// maxLayers bounds how often what was put together is looked into: LVM on LUKS
+// on an array is three.
+const maxLayers = 8
+
+// assemble puts together what lies on what was found, until nothing new comes
+// to light.
+func (d *Devices) assemble(ctx context.Context) error {
+	for range maxLayers {
+		before := len(d.Filesystems)
+		for _, layer := range []func(context.Context) error{d.startArrays, d.unlockGiven, d.startVolumes} {
+			if err := layer(ctx); err != nil {
+				return err
+			}
+		}
+		if len(d.Filesystems) == before {
+			break
+		}
+	}
+	for _, w := range d.incomplete {
+		if !slices.Contains(d.Warnings, w) {
+			d.Warnings = append(d.Warnings, w)
+		}
+	}
+	return nil
+}
+
+// Close takes down volumes, arrays and opened volumes, the last first, and drops
+// partitions that the kernel was told of. None may be in use any more.
 func (d *Devices) Close(ctx context.Context) error {
-	return errors.Join(d.stopVolumes(ctx), d.stopArrays(ctx), d.dropPartitions())
+	var errs []error
+	for _, down := range slices.Backward(d.down) {
+		errs = append(errs, down(ctx))
+	}
+	d.down = nil
+	return errors.Join(append(errs, d.dropPartitions())...)
 }
 
 func (d *Devices) warn(format string, args ...any) {
@@ -152,7 +190,7 @@ func (d *Devices) addContent(r io.ReaderAt, fs guest.Filesystem) error {
 	if c.Type == "" {
 		return nil
 	}
-	fs.Type, fs.UUID, fs.Label, fs.Note = c.Type, c.UUID, c.Label, c.Note
+	fs.Type, fs.UUID, fs.Label, fs.Note, fs.LUKS = c.Type, c.UUID, c.Label, c.Note, c.LUKS
 	if fs.Type == "swsuspend" {
 		fs.Type = "swap" // what it is for the guest; the note tells the rest
 	}
@@ -171,7 +209,7 @@ func (d *Devices) addNode(node, volume string) error {
 	if err != nil {
 		return err
 	}
-	return d.addContent(f, guest.Filesystem{Device: node, Disk: -1, Volume: volume, Size: size})
+	return d.addContent(f, guest.Filesystem{Device: node, Disk: -1, Volume: volume, Size: size, Within: d.within(node)})
 }
 
 // PartitionNode is the kernel's node for a partition: a p goes between a disk's
@@ -181,6 +219,19 @@ func PartitionNode(disk string, number int) string {
 		return fmt.Sprintf("%sp%d", disk, number)
 	}
 	return fmt.Sprintf("%s%d", disk, number)
+}
+
+// fresh are those members of a kind that were not tried yet; they count as tried
+// from now on.
+func (d *Devices) fresh(kind string) []string {
+	var out []string
+	for _, m := range d.members(kind) {
+		if !d.tried[m] {
+			d.tried[m] = true
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // members are the device nodes whose content is of a type.
@@ -197,10 +248,16 @@ func (d *Devices) members(kind string) []string {
 
 // run runs a helper program and returns what it printed on standard output.
 func (d *Devices) run(ctx context.Context, args ...string) (string, error) {
+	return d.runWith(ctx, nil, args...)
+}
+
+// runWith is run with something to read, which is never logged.
+func (d *Devices) runWith(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Stdin = stdin
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1")
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LVM_SUPPRESS_FD_WARNINGS=1", "DM_DISABLE_UDEV=1")
 	out, err := cmd.Output()
 	d.cfg.Log.Debug("ran", "args", args, "stdout", string(out), "stderr", stderr.String(), "err", err)
 	if err != nil {

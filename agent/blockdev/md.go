@@ -13,7 +13,7 @@ import (
 // startArrays assembles Linux MD arrays of what was found and adds them. An
 // array that does not start is a warning.
 func (d *Devices) startArrays(ctx context.Context) error {
-	members := d.members("linux_raid_member")
+	members := d.fresh("linux_raid_member")
 	if len(members) == 0 {
 		return nil
 	}
@@ -38,7 +38,7 @@ func (d *Devices) startArrays(ctx context.Context) error {
 		if slices.Contains(before, node) {
 			continue
 		}
-		d.arrays = append(d.arrays, node)
+		d.down = append(d.down, func(ctx context.Context) error { return d.stopArray(ctx, node) })
 		if err := d.addNode(node, "md/"+strings.TrimPrefix(filepath.Base(node), "md")); err != nil {
 			return err
 		}
@@ -68,13 +68,9 @@ func arrayNodes() []string {
 	return names
 }
 
-func (d *Devices) stopArrays(ctx context.Context) error {
-	var errs []error
-	for _, node := range slices.Backward(d.arrays) {
-		if _, err := d.run(ctx, "mdadm", "--stop", node); err != nil {
-			errs = append(errs, fmt.Errorf("stop array: %w", err))
-		}
+func (d *Devices) stopArray(ctx context.Context, node string) error {
+	if _, err := d.run(ctx, "mdadm", "--stop", node); err != nil {
+		return fmt.Errorf("stop array: %w", err)
 	}
-	d.arrays = nil
-	return errors.Join(errs...)
+	return nil
 }

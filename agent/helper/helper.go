@@ -13,6 +13,7 @@ import (
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/qemu"
+	"hyper2kvm/agent/secret"
 	"hyper2kvm/agent/server"
 	"hyper2kvm/initramfs"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	Disks    []Disk
 	// Memory is in bytes, 0 is DefaultMemory, or SmallMemory without KVM.
 	Memory int64
+	// Unlocks says that encrypted volumes will be opened, which takes memory.
+	Unlocks bool
 	// CPUs is the number of processors, 0 is DefaultCPUs.
 	CPUs int
 	// Accel is the accelerator, nil lets qemu.Accelerator choose.
@@ -48,8 +51,12 @@ type Config struct {
 // and for the programs of a guest. Without KVM the kernel takes 0.2 s for each
 // half GiB before its first line, so there it is less.
 const (
-	DefaultMemory       = 1 << 30
-	SmallMemory         = 512 << 20
+	DefaultMemory = 1 << 30
+	SmallMemory   = 512 << 20
+	// UnlockMemory comes on top: Argon2, which protects the keys of LUKS2, is
+	// given up to 1 GiB when a volume is made (cryptsetup's default,
+	// --pbkdf-memory) and takes as much to open it. It is touched only then.
+	UnlockMemory        = 1 << 30
 	DefaultCPUs         = 1
 	DefaultStartTimeout = 3 * time.Minute
 )
@@ -158,6 +165,15 @@ func (v *VM) Console() string { return v.qemu.Console() }
 
 // PID is the process id of QEMU.
 func (v *VM) PID() int { return v.qemu.PID() }
+
+// GiveKeys hands the keys of encrypted volumes to the agent, for the runs that
+// follow.
+func (v *VM) GiveKeys(ctx context.Context, keys []secret.Key) error {
+	if err := v.client.GiveKeys(ctx, keys); err != nil {
+		return v.failure("give keys to", err)
+	}
+	return nil
+}
 
 // Agent runs plans in the machine, on the devices that Device names.
 func (v *VM) Agent() api.Agent { return agent{v} }

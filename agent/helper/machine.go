@@ -130,6 +130,9 @@ func machine(cfg Config, accel qemu.Accel, files boot, k *keys) qemu.Config {
 	if memory == 0 {
 		memory = SmallMemory
 	}
+	if cfg.Unlocks {
+		memory += UnlockMemory
+	}
 	if cpus == 0 {
 		cpus = DefaultCPUs
 	}

@@ -39,7 +39,7 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 
 func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*api.Report, error) {
 	start := time.Now()
-	vm, err := helper.Start(ctx, helper.Config{ImageDir: r.cfg.ImageDir, Disks: disks, Memory: r.cfg.Memory})
+	vm, err := helper.Start(ctx, helper.Config{ImageDir: r.cfg.ImageDir, Disks: disks, Memory: r.cfg.Memory, Unlocks: len(r.keys) > 0})
 	if err != nil {
 		return nil, helperError("start helper VM", err)
 	}
@@ -52,10 +52,11 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 	// What is written, and how, is decided out here.
 	sub.Sources, sub.Target = nil, api.Target{}
 	sub.Machine.SecureBoot, sub.Machine.BootDisk = "", 0
+	sub.Keys = nil
 	for i := range disks {
 		sub.Sources = append(sub.Sources, api.Source{Path: vm.Device(i), Format: "raw"})
 	}
-	report, err := vm.Agent().Run(ctx, &sub, "", r.events)
+	report, err := r.runIn(ctx, vm, &sub)
 	if report != nil {
 		for _, s := range report.Stages {
 			r.spend(string(s.Stage)+" in it", s.Seconds)
@@ -67,6 +68,28 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 	}
 	r.spend("its end", time.Since(start).Seconds())
 	return report, err
+}
+
+// runIn gives the agent in the VM the keys, which no plan holds, and then the plan.
+func (r *run) runIn(ctx context.Context, vm *helper.VM, plan *api.Plan) (*api.Report, error) {
+	if len(r.keys) > 0 {
+		if err := vm.GiveKeys(ctx, r.keys); err != nil {
+			return nil, err
+		}
+	}
+	return vm.Agent().Run(ctx, plan, "", r.events)
+}
+
+// getKeys gets what the plan's keys refer to, before any work is done that would
+// be lost without them, and only for a run that looks into the guest.
+func (r *run) getKeys(ctx context.Context) (err error) {
+	for _, s := range []api.Stage{api.Inspect, api.Fix, api.Undo, api.Validate} {
+		if r.plan.Has(s) {
+			r.keys, err = r.cfg.Secrets.Get(ctx, r.plan.Keys)
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *run) spend(what string, seconds float64) {

@@ -15,6 +15,7 @@ import (
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/job"
+	"hyper2kvm/agent/secret"
 	"hyper2kvm/image/chain"
 	"hyper2kvm/image/overlay"
 )
@@ -27,6 +28,9 @@ type Config struct {
 	TempDir string
 	// CheckpointEvery is how much of a copy a kill may cost; 0 is two seconds.
 	CheckpointEvery time.Duration
+	// Secrets is where keys of encrypted volumes are taken from; the zero value
+	// asks nobody.
+	Secrets secret.Source
 	// Memory is the helper VM's memory in bytes, 0 is the default.
 	Memory int64
 }
@@ -57,6 +61,7 @@ type run struct {
 	sources  []*chain.Chain
 	flat     []*chain.Chain     // what FLATTEN wrote, by source; nil where it did not
 	overlays []*overlay.Overlay // one a source, nil until a stage needs them
+	keys     []secret.Key       // what the plan's keys refer to
 	spent    []string           // what the time of the current stage went to
 }
 
@@ -98,6 +103,9 @@ func (a *Agent) Run(ctx context.Context, plan *api.Plan, dir string, events api.
 func (r *run) whole(ctx context.Context, dir string, events api.Sink) error {
 	if err := r.plan.Check(); err != nil {
 		return api.NewError(api.CodeUsage, "check plan", r.plan.Name, err)
+	}
+	if err := r.getKeys(ctx); err != nil {
+		return err
 	}
 	if err := r.finishCommits(ctx); err != nil {
 		return err

@@ -24,7 +24,7 @@ func (r *run) inspect(ctx context.Context) error {
 	for _, s := range r.plan.Sources {
 		nodes = append(nodes, s.Path)
 	}
-	devices, err := blockdev.Scan(ctx, nodes, blockdev.Config{Need: r.cfg.Need, Log: r.cfg.Log})
+	devices, err := blockdev.Scan(ctx, nodes, blockdev.Config{Need: r.cfg.Need, Keys: r.cfg.Keys, Log: r.cfg.Log})
 	r.session.devices = devices
 	if err != nil {
 		return api.NewError(api.CodeSourceRead, "scan disks", r.plan.Name, err)
@@ -32,8 +32,11 @@ func (r *run) inspect(ctx context.Context) error {
 	for _, w := range devices.Warnings {
 		r.warn("%s", w)
 	}
+	for _, uuid := range devices.Unlocked {
+		r.notice("encrypted volume %s is open", uuid)
+	}
 	given := &guest.Facts{
-		Disks: devices.Disks, Filesystems: devices.Filesystems, Warnings: devices.Warnings,
+		Disks: devices.Disks, Filesystems: slices.Clone(devices.Filesystems), Warnings: slices.Clone(devices.Warnings),
 		Firmware: r.plan.Machine.Firmware, TargetBus: "virtio",
 	}
 	for _, n := range r.plan.Machine.NICs {
@@ -42,7 +45,7 @@ func (r *run) inspect(ctx context.Context) error {
 	if err := r.checkHibernation(given); err != nil {
 		return err
 	}
-	if err := r.mountGuest(given); err != nil {
+	if err := r.mountGuest(ctx, given); err != nil {
 		return err
 	}
 	if err := r.checkBefore(ctx); err != nil {
@@ -86,7 +89,7 @@ func (r *run) checkHibernation(given *guest.Facts) error {
 }
 
 // mountGuest mounts the root, and on it what fstab lists.
-func (r *run) mountGuest(given *guest.Facts) error {
+func (r *run) mountGuest(ctx context.Context, given *guest.Facts) error {
 	base, err := os.MkdirTemp(r.cfg.TempDir, "h2k-guest-")
 	if err != nil {
 		return api.NewError(api.CodeInternal, "make folder to mount on", "", err)
@@ -100,6 +103,10 @@ func (r *run) mountGuest(given *guest.Facts) error {
 	if r.session.root, err = mounted.Open(root.at); err != nil {
 		return api.NewError(api.CodeInternal, "open guest", root.at, err)
 	}
+	if root, err = r.namesOfVolumes(ctx, given, root); err != nil {
+		return err
+	}
+	r.unlockMore(ctx, given)
 	data, err := inspect.ReadFile(r.session.root, "etc/fstab")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.warn("read fstab: %v", err)
@@ -158,7 +165,7 @@ func (r *run) mountEntries(given *guest.Facts, entries []guest.FstabEntry) {
 }
 
 func (s *session) isMounted(f *guest.Filesystem) bool {
-	return slices.ContainsFunc(s.mounts, func(m *mount) bool { return m.fs == f })
+	return slices.ContainsFunc(s.mounts, func(m *mount) bool { return m.fs.Device == f.Device })
 }
 
 // espType is the partition type of an EFI system partition, by GPT and by MBR

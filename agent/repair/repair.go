@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/secret"
 	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	// Canary is the path of the program that VALIDATE has put into guests; ""
 	// refuses such plans.
 	Canary string
+	// Keys open encrypted volumes.
+	Keys []secret.Key
 	// NoPrograms keeps fixes from running programs of the guest. Set it wherever
 	// anything but the guest's own disks is in reach.
 	NoPrograms bool

@@ -90,8 +90,8 @@ func (r *run) noRoot(given *guest.Facts, failed []error) error {
 	for i := range given.Filesystems {
 		f := &given.Filesystems[i]
 		seen = append(seen, sourceName(f)+" "+f.Type)
-		if f.Type == "crypto_LUKS" || f.Type == "BitLocker" {
-			locked = append(locked, sourceName(f)+" ("+f.Type+")")
+		if f.Type == "BitLocker" || f.LUKS != nil && !f.LUKS.Opened {
+			locked = append(locked, volumeName(f)+r.keyState(f))
 		}
 	}
 	damaged := slices.ContainsFunc(failed, func(err error) bool {
@@ -108,6 +108,17 @@ func (r *run) noRoot(given *guest.Facts, failed []error) error {
 	e := api.Errorf(api.CodeNoRoot, action, r.plan.Name, "no system was found; the disks hold: %s", list(seen))
 	e.Detail = strings.Join(r.report.Warnings, "\n")
 	return e
+}
+
+// keyState says why an encrypted volume is closed.
+func (r *run) keyState(f *guest.Filesystem) string {
+	switch {
+	case f.LUKS == nil:
+		return ""
+	case len(r.cfg.Keys) == 0:
+		return ": no key was given"
+	}
+	return ": no key that was given opens it"
 }
 
 func list(words []string) string {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/secret"
 )
 
 // Client is an agent at the other end of a byte stream.
@@ -84,6 +85,20 @@ func (c *Client) Version(ctx context.Context) (int, error) {
 // PowerOff asks the agent to sync and power off its machine.
 func (c *Client) PowerOff(ctx context.Context) error {
 	resp, err := c.send(ctx, http.MethodPost, "poweroff", nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// GiveKeys gives the agent the keys of encrypted volumes for the runs that
+// follow. Only this connection, which is encrypted, ever carries them.
+func (c *Client) GiveKeys(ctx context.Context, keys []secret.Key) error {
+	body, err := encodeKeys(keys)
+	if err != nil {
+		return err
+	}
+	resp, err := c.send(ctx, http.MethodPost, "keys", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ func (c Config) handler() http.Handler {
 		fmt.Fprintf(w, "{\"api\":%d}\n", api.Version)
 	})
 	mux.HandleFunc("POST /v1/run", c.run)
+	mux.HandleFunc("POST /v1/keys", c.keys)
 	mux.HandleFunc("POST /v1/poweroff", func(w http.ResponseWriter, _ *http.Request) {
 		if c.PowerOff == nil {
 			http.Error(w, "this agent does not power off", http.StatusForbidden)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/secret"
 )
 
 // Subsystem is the name of the SSH subsystem that carries the API.
@@ -33,6 +34,9 @@ type Config struct {
 	// PowerOff, if not nil, is called when a client asks for it. When it returns
 	// the client is answered; the machine should stay until the client has left.
 	PowerOff func()
+	// Keys, if not nil, takes the keys of encrypted volumes for the runs that
+	// follow. They come beside the plan, which is stored and shown.
+	Keys func([]secret.Key)
 }
 
 // maxTries bounds the keys that one connection may offer.

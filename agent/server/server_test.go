@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/secret"
 )
 
 func newKey(t *testing.T) ssh.Signer {
@@ -97,6 +98,29 @@ func TestPlanRunsOverTheWire(t *testing.T) {
 	case <-served:
 	case <-time.After(5 * time.Second):
 		t.Error("the server outlives its client")
+	}
+}
+
+func TestKeysComeBesideThePlan(t *testing.T) {
+	host, client := newKey(t), newKey(t)
+	ours, theirs := socketPair(t)
+	got := make(chan []secret.Key, 1)
+	go func() {
+		_ = Serve(t.Context(), theirs, Config{
+			HostKey: host, Clients: []ssh.PublicKey{client.PublicKey()}, Keys: func(k []secret.Key) { got <- k },
+		}) // ends with the test
+	}()
+	t.Cleanup(func() { ours.Close() })
+	c, err := Dial(ours, host.PublicKey(), client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "\x00\xff binary\n"
+	if err := c.GiveKeys(t.Context(), []secret.Key{{Volume: "all", Value: secret.Value(want)}}); err != nil {
+		t.Fatal(err)
+	}
+	if keys := <-got; len(keys) != 1 || keys[0].Volume != "all" || string([]byte(keys[0].Value)) != want {
+		t.Errorf("%d keys came, the first for %q", len(keys), keys[0].Volume)
 	}
 }
 

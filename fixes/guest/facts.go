@@ -79,6 +79,30 @@ type Filesystem struct {
 	Size      int64  `json:"size"`
 	// Note names what forbids touching it: "hibernated", "dirty".
 	Note string `json:"note,omitempty"`
+	// LUKS is set where Type is "crypto_LUKS".
+	LUKS *LUKS `json:"luks,omitempty"`
+	// Within are the UUIDs of the encrypted volumes that a volume lies in, the
+	// nearest first.
+	Within []string `json:"within,omitempty"`
+}
+
+// LUKS is what opens an encrypted volume, as its header says.
+type LUKS struct {
+	Version int `json:"version"`
+	// Opened says that inspection had a key for it.
+	Opened bool `json:"opened,omitempty"`
+	// Tokens are what else than a passphrase opens it.
+	Tokens []LUKSToken `json:"tokens,omitempty"`
+	// Passphrases counts the key slots that no token holds, which a passphrase or
+	// key file opens; -1 is not known.
+	Passphrases int `json:"passphrases"`
+}
+
+// LUKSToken is one way to open a volume without a passphrase.
+type LUKSToken struct {
+	Type   string `json:"type"`             // "clevis", "systemd-tpm2", "systemd-fido2"
+	Pin    string `json:"pin,omitempty"`    // of clevis: "tang", "tpm2"
+	Server string `json:"server,omitempty"` // the Tang server's URL
 }
 
 // Mount is one mounted file system of the guest.

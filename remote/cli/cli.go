@@ -275,7 +275,7 @@ func absolute(p *api.Plan) error {
 		}
 		*path = full
 	}
-	return nil
+	return absoluteKeys(p.Keys)
 }
 
 // document prints the report as the one JSON document, the error in it.

@@ -23,6 +23,7 @@ type convertOptions struct {
 	job         string
 	source      api.Source // what holds for each source
 	nics        nicFlags
+	keys        keyFlags
 }
 
 func (a *app) convertCommand() *cobra.Command {
@@ -53,6 +54,7 @@ func (a *app) convertCommand() *cobra.Command {
 	f.StringVar(&o.planFile, "plan", "", "take the plan from this YAML or TOML `file`; flags override it")
 	f.StringVar(&o.job, "job", "", "job `folder` to keep; an unfinished run found there goes on")
 	fixFlags(cmd, &o.plan.Fix)
+	o.keys.flags(cmd)
 	f.BoolVar(&o.plan.Fix.DryRun, "dry-run", false, "show what would be repaired, write nothing")
 	machineFlags(cmd, &o.plan.Machine, &o.nics)
 	validateFlags(cmd, &o.plan.Validate)
@@ -155,6 +157,9 @@ func (o *convertOptions) build(set *pflag.FlagSet, args []string) (*api.Plan, er
 	}
 	if p.Name == "" {
 		p.Name = nameFor(p.Sources[0])
+	}
+	if err := o.keys.apply(p); err != nil {
+		return nil, err
 	}
 	o.nics.apply(&p.Machine)
 	p.Stages = o.stages(p)

@@ -9,6 +9,7 @@ import (
 func (a *app) inspectCommand() *cobra.Command {
 	var src api.Source
 	var root string
+	var keys keyFlags
 	cmd := &cobra.Command{
 		Use:     "inspect SRC [SRC...]",
 		Short:   "Show what is on the disks of a guest, and what keeps it from booting on KVM",
@@ -18,6 +19,9 @@ func (a *app) inspectCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPlan(args, src, api.Inspect, api.Fix)
 			p.Fix = api.FixOptions{DryRun: true, Root: root}
+			if err := keys.apply(p); err != nil {
+				return err
+			}
 			if err := checkWords(p); err != nil {
 				return err
 			}
@@ -25,6 +29,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		},
 	}
 	sourceFlags(cmd, &src)
+	keys.flags(cmd)
 	cmd.Flags().StringVar(&root, "root", "", "`UUID` of the root file system, where a disk has several")
 	return cmd
 }
@@ -55,6 +60,7 @@ func (a *app) showWarnings(r *api.Report) {
 func (a *app) fixCommand() *cobra.Command {
 	var o api.FixOptions
 	var src api.Source
+	var keys keyFlags
 	cmd := &cobra.Command{
 		Use:   "fix SRC [SRC...] --dry-run|--in-place",
 		Short: "Show, or make in place, the repairs that a guest needs",
@@ -68,6 +74,9 @@ func (a *app) fixCommand() *cobra.Command {
 			}
 			p := newPlan(args, src, api.Inspect, api.Fix)
 			p.Fix = o
+			if err := keys.apply(p); err != nil {
+				return err
+			}
 			if err := checkWords(p); err != nil {
 				return err
 			}
@@ -84,6 +93,7 @@ func (a *app) fixCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	fixFlags(cmd, &o)
+	keys.flags(cmd)
 	f.BoolVar(&o.DryRun, "dry-run", false, "show the repairs, write nothing")
 	f.BoolVar(&o.InPlace, "in-place", false, "write the repairs into the given image")
 	sourceFlags(cmd, &src)
@@ -92,6 +102,7 @@ func (a *app) fixCommand() *cobra.Command {
 
 func (a *app) undoCommand() *cobra.Command {
 	var src api.Source
+	var keys keyFlags
 	cmd := &cobra.Command{
 		Use:     "undo SRC [SRC...]",
 		Short:   "Take back, in the given image, what h2k repaired",
@@ -100,6 +111,9 @@ func (a *app) undoCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPlan(args, src, api.Undo)
 			p.Fix.InPlace = true
+			if err := keys.apply(p); err != nil {
+				return err
+			}
 			if err := checkWords(p); err != nil {
 				return err
 			}
@@ -114,6 +128,7 @@ func (a *app) undoCommand() *cobra.Command {
 		},
 	}
 	sourceFlags(cmd, &src)
+	keys.flags(cmd)
 	return cmd
 }
 
@@ -122,6 +137,7 @@ func (a *app) validateCommand() *cobra.Command {
 	var m api.Machine
 	var n nicFlags
 	var src api.Source
+	var keys keyFlags
 	cmd := &cobra.Command{
 		Use:   "validate IMAGE [IMAGE...]",
 		Short: "Boot a guest on throw-away overlays and say whether it came up",
@@ -133,6 +149,9 @@ func (a *app) validateCommand() *cobra.Command {
 			p := newPlan(args, src, api.Validate)
 			p.Validate, p.Machine = v, m
 			n.apply(&p.Machine)
+			if err := keys.apply(p); err != nil {
+				return err
+			}
 			if err := checkWords(p); err != nil {
 				return err
 			}
@@ -146,6 +165,7 @@ func (a *app) validateCommand() *cobra.Command {
 	f := cmd.Flags()
 	validateFlags(cmd, &v)
 	machineFlags(cmd, &m, &n)
+	keys.flags(cmd)
 	f.StringVar(&v.Evidence, "evidence", "", "`folder` for console texts and screenshots (default: none are kept)")
 	sourceFlags(cmd, &src)
 	return cmd

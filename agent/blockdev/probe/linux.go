@@ -141,23 +141,3 @@ func swapIdentity(s *source) Content {
 	}
 	return Content{Version: "1", UUID: uuid(h[12:28]), Label: text(h[28:44])}
 }
-
-// luks reads LUKS1 and LUKS2 headers (LUKS1 on-disk format 1.2.3 section 2.1;
-// LUKS2 on-disk format 1.1.0 section 2.1): version at 6, UUID at 168, and in
-// LUKS2 the label at 24.
-func luks(s *source) (Content, bool) {
-	h := s.at(0, 512)
-	if h == nil || !bytes.HasPrefix(h, []byte("LUKS\xba\xbe")) {
-		return Content{}, false
-	}
-	c := Content{Type: "crypto_LUKS", UUID: text(h[168:208])}
-	switch binary.BigEndian.Uint16(h[6:]) {
-	case 1:
-		c.Version = "1"
-	case 2:
-		c.Version, c.Label = "2", text(h[24:72])
-	default:
-		return Content{}, false
-	}
-	return c, true
-}

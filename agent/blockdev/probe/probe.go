@@ -13,6 +13,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf16"
+
+	"hyper2kvm/fixes/guest"
 )
 
 // Content is what a device holds. Type is "" for what is not known.
@@ -24,6 +26,8 @@ type Content struct {
 	// Note names a state that forbids or discourages writing, one of the
 	// constants below.
 	Note string
+	// LUKS is what a LUKS header says of what opens it.
+	LUKS *guest.LUKS
 }
 
 // The notes.
