@@ -53,6 +53,15 @@ const (
 	CodeBusy           Code = "H2K-IN-USE"
 	CodeNotBooted      Code = "H2K-NOT-BOOTED"
 	CodeJob            Code = "H2K-JOB"
+	CodeSSHConfig      Code = "H2K-SSH-CONFIG"
+	CodeConnect        Code = "H2K-SSH-CONNECT"
+	CodeHostKey        Code = "H2K-SSH-HOST-KEY"
+	CodeLogin          Code = "H2K-SSH-LOGIN"
+	CodePrivilege      Code = "H2K-SSH-PRIVILEGE" // logged in, but neither root nor able to become it
+	CodeGuestFiles     Code = "H2K-SSH-FILES"     // the guest offers no way to its files
+	CodeLost           Code = "H2K-SSH-LOST"      // the connection ended midway
+	CodeGuestReadOnly  Code = "H2K-GUEST-READ-ONLY"
+	CodeGuestImmutable Code = "H2K-GUEST-IMMUTABLE"
 )
 
 // Error says what failed, on which object, and why. It crosses the wire.
@@ -102,7 +111,8 @@ func (c Code) Status() Status {
 		return Interrupted
 	case CodePart, CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
 		CodePolicy, CodeBusy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource,
-		CodeWhichMachine, CodeWhichDisk, CodeSignature, CodeInPlace:
+		CodeWhichMachine, CodeWhichDisk, CodeSignature, CodeInPlace,
+		CodeHostKey, CodePrivilege, CodeGuestFiles, CodeGuestReadOnly, CodeGuestImmutable:
 		return Refused
 	}
 	return Failed

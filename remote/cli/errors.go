@@ -7,16 +7,17 @@ import (
 	"strings"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/api/exit"
 )
 
 // The exit codes that scripts rely on.
 const (
-	exitDone        = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitRefused     = 3
-	exitUnproven    = 4
-	exitInterrupted = 130
+	exitDone        = exit.Done
+	exitFailed      = exit.Failed
+	exitUsage       = exit.Usage
+	exitRefused     = exit.Refused
+	exitUnproven    = exit.Unproven
+	exitInterrupted = exit.Interrupted
 )
 
 func exitHelp() string {
@@ -75,6 +76,15 @@ func advices() []advice {
 		{api.CodeUndo, exitFailed, "nothing was written; files that changed since the repair are not taken back"},
 		{api.CodeBusy, exitRefused, "shut down the guest, or end the program that has the image open, and run the command again"},
 		{api.CodeNotBooted, exitUnproven, "look at the console text and the screenshot"},
+		{api.CodeSSHConfig, exitFailed, "correct the line of the SSH configuration, or name another file with -F"},
+		{api.CodeConnect, exitFailed, "check name and port of the machine, and that its SSH server runs"},
+		{api.CodeHostKey, exitRefused, "compare the fingerprint with the machine's own: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"},
+		{api.CodeLogin, exitFailed, "check that ssh with the same user and key logs in"},
+		{api.CodePrivilege, exitRefused, "log in as root, or as a user that may run everything with sudo"},
+		{api.CodeGuestFiles, exitRefused, "install the SFTP server of OpenSSH in the guest"},
+		{api.CodeLost, exitFailed, "run the same command again: it takes back what was cut short and completes it"},
+		{api.CodeGuestReadOnly, exitRefused, "mount the guest's file system for writing and run the command again"},
+		{api.CodeGuestImmutable, exitRefused, "chattr -i FILE lets the file be changed; run the command again then"},
 		{api.CodeJob, exitFailed, "if no other h2k works on this, remove the job folder and run the command anew"},
 	}
 }

@@ -1,13 +1,12 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
-	"text/tabwriter"
 
 	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/api/plaintext"
 )
 
 func (a *app) printf(format string, args ...any) {
@@ -25,18 +24,7 @@ func (a *app) printJSON(v any) error {
 
 // table prints rows in columns; cells are made safe.
 func (a *app) table(rows [][]string) {
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	for _, row := range rows {
-		for i, cell := range row {
-			row[i] = safe(cell)
-		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	_ = w.Flush() // into memory
-	for l := range strings.Lines(text.String()) {
-		a.printf("%s\n", strings.TrimRight(l, " \n"))
-	}
+	plaintext.Table(a.out, rows)
 }
 
 // showGuest prints what inspection found.
@@ -144,36 +132,11 @@ func (a *app) showFixFailures(r *api.Report) {
 	}
 }
 
-const (
-	red         = "\x1b[31m"
-	green       = "\x1b[32m"
-	cyan        = "\x1b[36m"
-	plainColour = "\x1b[0m"
-)
-
 // colours are for people only, and not for those who said so (no-color.org).
 func (a *app) colours() bool { return a.StdoutTerminal && a.Getenv("NO_COLOR") == "" }
 
 func (a *app) showDiff(diff string) {
-	for l := range strings.Lines(diff) {
-		l = safeLines(strings.TrimRight(l, "\n"))
-		if a.colours() {
-			l = colour(l)
-		}
-		a.printf("  %s\n", l)
-	}
-}
-
-func colour(l string) string {
-	switch {
-	case strings.HasPrefix(l, "+"):
-		return green + l + plainColour
-	case strings.HasPrefix(l, "-"):
-		return red + l + plainColour
-	case strings.HasPrefix(l, "@@"):
-		return cyan + l + plainColour
-	}
-	return l
+	plaintext.Diff(a.out, diff, a.colours())
 }
 
 // showFixSummary prints one line a fix.

@@ -4,41 +4,18 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"unicode"
+
+	"hyper2kvm/agent/api/plaintext"
 )
 
 // safe makes text that a guest or an image wrote harmless on a terminal: no
 // control character reaches it, nor any that turns the direction of writing.
-func safe(s string) string {
-	return strings.Map(visible, strings.ToValidUTF8(s, "�"))
-}
+func safe(s string) string { return plaintext.Safe(s) }
 
 // safeLines is safe for text of several lines.
-func safeLines(s string) string {
-	lines := strings.Split(s, "\n")
-	for i, l := range lines {
-		cells := strings.Split(l, "\t") // a tab is harmless, and a diff needs it
-		for j, c := range cells {
-			cells[j] = safe(c)
-		}
-		lines[i] = strings.Join(cells, "\t")
-	}
-	return strings.Join(lines, "\n")
-}
+func safeLines(s string) string { return plaintext.SafeLines(s) }
 
-func visible(r rune) rune {
-	switch {
-	case r == '\t':
-		return ' '
-	case unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r):
-		return '·'
-	}
-	return r
-}
-
-func indent(s string) string {
-	return "  " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n  ")
-}
+func indent(s string) string { return plaintext.Indent(s) }
 
 // short is a path as the user would type it: below the working folder,
 // relative to it.
