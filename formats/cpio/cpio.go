@@ -54,7 +54,7 @@ func (h *Header) IsLink() bool { return h.Mode&TypeMask == TypeLink }
 // Segment is one part of an initramfs.
 type Segment struct {
 	Offset      int64  // in the file, bytes
-	Compression string // "none", "gzip", "xz", "zstd", "lz4", "bzip2", "lzma"
+	Compression string // "none", "gzip", "xz", "zstd", "lz4", "bzip2", "lzma", "lzo", LZ4Frame
 }
 
 // Limits bound what a hostile archive can cost. Zero values take the defaults.
@@ -201,14 +201,11 @@ func (r *Reader) nextArchive() error {
 func (r *Reader) open(magic []byte) error {
 	start := r.file.pos
 	name, unpack := detect(magic)
-	if unpack == nil && name == "" {
+	if unpack == nil {
 		if len(r.segments) == 0 {
 			return r.fail(formats.ErrFormat)
 		}
 		return r.fail(fmt.Errorf("%w: neither an archive nor a known compression", formats.ErrCorrupt))
-	}
-	if unpack == nil {
-		return r.fail(fmt.Errorf("%w: %s compression", formats.ErrUnsupported, name))
 	}
 	unpacked, done, err := unpack(r.file)
 	if err != nil {

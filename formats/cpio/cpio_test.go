@@ -89,6 +89,8 @@ var compressors = []struct {
 	{"lz4", []string{"lz4", "-l", "-q", "-c", "-"}},
 	{"bzip2", []string{"bzip2"}},
 	{"lzma", []string{"xz", "--format=lzma"}},
+	{"lzo", []string{"lzop", "-c"}},
+	{"lz4 frame", []string{"lz4", "-q", "-c", "-"}},
 }
 
 // TestSegments reads what the real compressors make, in the shape of real
@@ -139,10 +141,26 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-func TestLZOIsUnsupported(t *testing.T) {
-	_, _, err := list([]byte("\x89LZO\x00\x0d\x0a\x1a\x0a"))
-	if !errors.Is(err, formats.ErrUnsupported) || !strings.Contains(err.Error(), "lzo") {
-		t.Errorf("got %v", err)
+// TestRealData unpacks what is neither text nor zeros: this test's own program,
+// at each program's fastest and best, so that every kind of instruction occurs.
+func TestRealData(t *testing.T) {
+	program, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	program = program[:min(len(program), 3<<20)]
+	var image bytes.Buffer
+	if err := Write(&image, []Member{File("program", program)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"lzop", "-1"}, {"lzop", "-9"}, {"lzop", "--crc32"}, {"lz4", "-1"}, {"lz4", "-9", "-BD", "-BX", "--content-size"}, {"lz4", "-l"},
+	} {
+		need(t, args[0])
+		got, _, err := list(run(t, "", image.Bytes(), append(args, "-q", "-c")...))
+		if err != nil || got["program"] != string(program) {
+			t.Errorf("%q: %d bytes, %v", args, len(got["program"]), err)
+		}
 	}
 }
 

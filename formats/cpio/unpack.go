@@ -3,14 +3,11 @@ package cpio
 import (
 	"bytes"
 	"compress/bzip2"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz/lzma"
 
 	"hyper2kvm/formats/xzlimit"
@@ -25,8 +22,11 @@ type unpacker func(*stream) (r io.Reader, done func(), err error)
 
 func nothing() {}
 
-// detect tells a compression by its first bytes (lib/decompress.c). An unpacker
-// of nil with a name is one that is known and not read.
+// LZ4Frame is the compression of a segment that the kernel does not unpack: it
+// knows the legacy form of lz4 alone.
+const LZ4Frame = "lz4 frame"
+
+// detect tells a compression by its first bytes (lib/decompress.c).
 func detect(magic []byte) (string, unpacker) {
 	for _, c := range []struct {
 		magic, name string
@@ -37,8 +37,9 @@ func detect(magic []byte) (string, unpacker) {
 		{"BZh", "bzip2", openBzip2},
 		{"\x5d\x00", "lzma", openLZMA},
 		{"\xfd7zXZ", "xz", openXZ},
-		{"\x89LZO", "lzo", nil},
+		{"\x89LZO", "lzo", openLZO},
 		{"\x02\x21\x4c\x18", "lz4", openLZ4},
+		{"\x04\x22\x4d\x18", LZ4Frame, openLZ4Frame},
 		{"\x28\xb5\x2f\xfd", "zstd", openZstd},
 	} {
 		if bytes.HasPrefix(magic, []byte(c.magic)) {
@@ -214,74 +215,4 @@ func (z *zstdFrame) block() error {
 	}
 	z.pending = head
 	return nil
-}
-
-// The legacy lz4 form: a magic number, then blocks of at most 8 MiB, each behind
-// its packed size (LZ4 frame format, "Legacy frame").
-const (
-	lz4Magic = 0x184c2102
-	lz4Block = 8 << 20
-)
-
-func openLZ4(s *stream) (io.Reader, func(), error) {
-	return &lz4Reader{s: s}, nothing, s.discard(4)
-}
-
-type lz4Reader struct {
-	s           *stream
-	out         []byte
-	packed, raw []byte
-	err         error
-}
-
-func (l *lz4Reader) Read(p []byte) (int, error) {
-	for len(l.out) == 0 {
-		if l.err == nil {
-			l.err = l.block()
-		}
-		if l.err != nil {
-			return 0, l.err
-		}
-	}
-	n := copy(p, l.out)
-	l.out = l.out[n:]
-	return n, nil
-}
-
-// block unpacks one block. As in the kernel (lib/decompress_unlz4.c) a magic
-// number in place of a size goes on with another frame, and a size of zero is
-// padding after the end.
-func (l *lz4Reader) block() error {
-	head, err := l.s.br.Peek(4)
-	if len(head) < 4 {
-		if err != io.EOF {
-			return err
-		}
-		return io.EOF
-	}
-	size := binary.LittleEndian.Uint32(head)
-	if size == 0 {
-		return io.EOF
-	}
-	if err := l.s.discard(4); err != nil {
-		return err
-	}
-	if size == lz4Magic {
-		return nil
-	}
-	if int(size) > lz4.CompressBlockBound(lz4Block) {
-		return fmt.Errorf("a block of %d bytes", size)
-	}
-	if l.raw == nil {
-		l.raw = make([]byte, lz4Block)
-	}
-	if cap(l.packed) < int(size) {
-		l.packed = make([]byte, size)
-	}
-	if _, err := io.ReadFull(l.s, l.packed[:size]); err != nil {
-		return truncated(err)
-	}
-	n, err := lz4.UncompressBlock(l.packed[:size], l.raw)
-	l.out = l.raw[:max(n, 0)]
-	return err
 }
