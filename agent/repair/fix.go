@@ -175,7 +175,7 @@ func (r *run) proveInitramfs(ctx context.Context) error {
 		return api.NewError(api.CodeFix, "read initramfs back", r.facts.OS.Name, err)
 	}
 	for _, f := range findings {
-		if f.Err != nil || len(f.Missing) > 0 {
+		if f.Fatal() {
 			return api.Errorf(api.CodeFix, "read initramfs back", f.Initramfs, "%s", f)
 		}
 		r.warn("%s", f)

@@ -214,7 +214,8 @@ func (f *finder) generator() string {
 	}
 	for _, g := range []struct{ name, file string }{
 		{"mkinitcpio", "usr/bin/mkinitcpio"}, {"mkinitfs", "sbin/mkinitfs"}, {"mkinitfs", "usr/sbin/mkinitfs"},
-		{"mkinitrd", "sbin/mkinitrd"}, {"mkinitrd", "usr/sbin/mkinitrd"},
+		{"booster", "usr/bin/booster"}, {"make-initrd", "usr/sbin/make-initrd"}, {"genkernel", "usr/bin/genkernel"},
+		{"tiny-initramfs", "usr/sbin/mktirfs"}, {"mkinitrd", "sbin/mkinitrd"}, {"mkinitrd", "usr/sbin/mkinitrd"},
 	} {
 		if f.exists(g.file) {
 			return g.name

@@ -41,7 +41,11 @@ func readImage(tree guest.FS, name string) (*image, error) {
 		return nil, err
 	}
 	defer f.Close()
-	r := cpio.NewReader(f, cpio.Limits{})
+	return readImageFrom(f, name)
+}
+
+func readImageFrom(from io.Reader, name string) (*image, error) {
+	r := cpio.NewReader(from, cpio.Limits{})
 	defer r.Close()
 	raw, err := readMembers(r)
 	if err != nil {
@@ -77,7 +81,7 @@ func readMembers(r *cpio.Reader) ([]named, error) {
 			return nil, err
 		}
 		m := named{h.Name, member{mode: h.Mode}}
-		if h.IsLink() || h.IsFile() && keep(h.Name) {
+		if h.IsLink() || h.IsFile() && (keep(h.Name) || keepSmall(h.Name) && h.Size <= maxConfig) {
 			if m.data, err = r.ReadAll(maxKept); err != nil {
 				return nil, err
 			}
@@ -113,6 +117,15 @@ func keep(name string) bool {
 		return true
 	}
 	return strings.Contains(dir, "lib/modules/") && (base == "modules.dep" || base == "modules.alias" || base == "modules.softdep")
+}
+
+// keepSmall tells the files that decide something unless they are programs.
+func keepSmall(name string) bool {
+	switch name {
+	case "init", "linuxrc", "config", "run_all.sh", "config/start.sh", "etc/modules":
+		return true
+	}
+	return false
 }
 
 // canonical gives the name under which a member ends up once lib is a link.

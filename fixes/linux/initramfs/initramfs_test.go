@@ -154,7 +154,7 @@ func wantFit(t testing.TB, g *guest.Guest) {
 func TestInject(t *testing.T) {
 	for _, compression := range []string{"none", "gzip", "xz", "zstd", "lz4"} {
 		t.Run(compression, func(t *testing.T) {
-			tree, g := newGuest(t, initramfsTools, compression, vmwareImage())
+			tree, g := newGuest(t, string(initramfsTools), compression, vmwareImage())
 			before := tree.Dump()
 			findings, err := Verify(t.Context(), g)
 			if err != nil || len(findings) != 1 {
@@ -265,7 +265,7 @@ func checkUnpacked(t testing.TB, root string) {
 
 func TestNothingToDo(t *testing.T) {
 	t.Run("built in", func(t *testing.T) {
-		tree, g := newGuest(t, initramfsTools, "gzip", []cpio.Member{cpio.File("init", nil)})
+		tree, g := newGuest(t, string(initramfsTools), "gzip", []cpio.Member{cpio.File("init", nil)})
 		tree.Put("etc/initramfs-tools/initramfs.conf", []byte("MODULES=most\n"))
 		tree.Put(modDir+"/modules.builtin", []byte("kernel/virtio_pci.ko\nkernel/virtio_blk.ko\nkernel/virtio_scsi.ko\nkernel/sd_mod.ko\n"))
 		wantFit(t, g)
@@ -274,7 +274,7 @@ func TestNothingToDo(t *testing.T) {
 		}
 	})
 	t.Run("no modules", func(t *testing.T) {
-		_, g := newGuest(t, initramfsTools, "gzip", nil)
+		_, g := newGuest(t, string(initramfsTools), "gzip", nil)
 		g.Facts.Kernels[0].Modules = "usr/lib/modules/0-rescue"
 		if p := apply(t, g, Auto); p.Results[0].State != fixes.Unchanged || len(p.Results[0].Notes) != 1 {
 			t.Errorf("%+v", p.Results[0])
@@ -286,7 +286,7 @@ func TestNothingToDo(t *testing.T) {
 }
 
 func TestFullBoot(t *testing.T) {
-	_, g := newGuest(t, initramfsTools, "gzip", vmwareImage())
+	_, g := newGuest(t, string(initramfsTools), "gzip", vmwareImage())
 	g.Facts.Mounts[1].Free = 2000
 	p, err := fixes.Plan(t.Context(), g, Fixes(Options{}), fixes.Selection{})
 	if err != nil {
@@ -304,11 +304,11 @@ func TestUnreadableImages(t *testing.T) {
 		data []byte
 		want error
 	}{
-		{"lzo", []byte("\x89LZO\x00\r\n\x1a\n"), formats.ErrUnsupported},
+		{"lzo", []byte("\x89LZO\x00\r\n\x1a\n"), formats.ErrTruncated},
 		{"junk", []byte("this is no image at all"), formats.ErrFormat},
 		{"empty ELF", []byte(""), nil},
 	} {
-		tree, g := newGuest(t, initramfsTools, "gzip", nil)
+		tree, g := newGuest(t, string(initramfsTools), "gzip", nil)
 		tree.Put(initrd, test.data)
 		p, err := fixes.Plan(t.Context(), g, Fixes(Options{}), fixes.Selection{})
 		if err != nil {
@@ -320,14 +320,14 @@ func TestUnreadableImages(t *testing.T) {
 	}
 }
 
-// generator stands for the guest's program: it writes a fit image.
-type generator struct {
+// fakeGenerator stands for the guest's program: it writes a fit image.
+type fakeGenerator struct {
 	t    *testing.T
 	tree *guesttest.FS
 	ran  []string
 }
 
-func (r *generator) Run(_ context.Context, c guest.Command) ([]byte, error) {
+func (r *fakeGenerator) Run(_ context.Context, c guest.Command) ([]byte, error) {
 	r.ran = append(r.ran, strings.Join(c.Args, " "))
 	var members []cpio.Member
 	for line := range strings.Lines(guestDeps) {
@@ -342,13 +342,13 @@ func (r *generator) Run(_ context.Context, c guest.Command) ([]byte, error) {
 }
 
 func TestRegenerate(t *testing.T) {
-	for name, want := range map[string]string{
+	for name, want := range map[layout]string{
 		initramfsTools: "update-initramfs -u -k " + version,
 		dracut:         "dracut --force --no-hostonly --no-hostonly-cmdline --add-drivers virtio_pci virtio_blk virtio_scsi sd_mod /" + initrd + " " + version,
 	} {
-		tree, g := newGuest(t, name, "gzip", vmwareImage())
+		tree, g := newGuest(t, string(name), "gzip", vmwareImage())
 		before := tree.Dump()
-		run := &generator{t: t, tree: tree}
+		run := &fakeGenerator{t: t, tree: tree}
 		g.Run = run
 		apply(t, g, Regenerate)
 		if !slices.Equal(run.ran, []string{want}) {
@@ -377,7 +377,7 @@ func TestRegenerate(t *testing.T) {
 // TestRegenerateWhatIsConfigured: a generator that would write the same again is
 // not run for it.
 func TestRegenerateWhatIsConfigured(t *testing.T) {
-	tree, g := newGuest(t, initramfsTools, "gzip", slices.Concat(vmwareImage(), []cpio.Member{
+	tree, g := newGuest(t, string(initramfsTools), "gzip", slices.Concat(vmwareImage(), []cpio.Member{
 		cpio.File("conf/conf.d/resume", []byte("RESUME=/dev/sda2\n")),
 	}))
 	tree.Put("etc/initramfs-tools/conf.d/resume", []byte("RESUME=/dev/sda2\n"))
@@ -387,7 +387,7 @@ func TestRegenerateWhatIsConfigured(t *testing.T) {
 		t.Fatal(err)
 	}
 	tree.Put(initrd, slices.Concat([]byte(tree.ReadFile(t, initrd)), pack(t, "gzip", more.Bytes())))
-	run := &generator{t: t, tree: tree}
+	run := &fakeGenerator{t: t, tree: tree}
 	g.Run = run
 	if p := apply(t, g, Regenerate); p.Results[0].State != fixes.Unchanged || len(run.ran) > 0 || len(p.Results[0].Notes) != 1 {
 		t.Errorf("ran %q: %+v", run.ran, p.Results[0])
@@ -397,14 +397,14 @@ func TestRegenerateWhatIsConfigured(t *testing.T) {
 // TestAutoRegenerates where a segment cannot follow, or the generator's layout
 // is not known.
 func TestAutoRegenerates(t *testing.T) {
-	tree, g := newGuest(t, initramfsTools, "lzma", vmwareImage())
-	run := &generator{t: t, tree: tree}
+	tree, g := newGuest(t, string(initramfsTools), "lzma", vmwareImage())
+	run := &fakeGenerator{t: t, tree: tree}
 	g.Run = run
 	apply(t, g, Auto)
 	if len(run.ran) != 1 {
 		t.Errorf("ran %q", run.ran)
 	}
-	_, g = newGuest(t, "mkinitcpio", "gzip", vmwareImage())
+	_, g = newGuest(t, "booster", "gzip", vmwareImage())
 	p, err := fixes.Plan(t.Context(), g, Fixes(Options{}), fixes.Selection{})
 	if err != nil || p.Failures() == nil {
 		t.Errorf("an unknown generator: %v, %v", err, p.Failures())
@@ -437,7 +437,7 @@ func TestStaleDracut(t *testing.T) {
 		members = append(members, cpio.File(name, []byte(text[0])))
 	}
 	members = append(members, cpio.Dir("etc"), cpio.File("etc/lvm/devices/system.devices", []byte("IDTYPE=sys_wwid\n")))
-	_, g := newGuest(t, dracut, "zstd", members)
+	_, g := newGuest(t, string(dracut), "zstd", members)
 	apply(t, g, Inject)
 	wantFit(t, g)
 	img, err := readImage(g.FS, initrd)
@@ -470,7 +470,7 @@ func TestStaleTools(t *testing.T) {
 		cpio.File("conf/conf.d/resume", []byte("RESUME=/dev/sda2\n")),
 		cpio.File("conf/conf.d/zz-resume-auto", []byte("A=1\nRESUME="+byPath+"\n")),
 	})
-	tree, g := newGuest(t, initramfsTools, "gzip", members)
+	tree, g := newGuest(t, string(initramfsTools), "gzip", members)
 	apply(t, g, Inject)
 	tree.Put("etc/initramfs-tools/conf.d/resume", []byte("RESUME=UUID=42\n"))
 	tree.Put("etc/systemd/network/10-lan.link", []byte("[Match]\nMACAddress=00:50:56:00:00:01\n[Link]\nName=ens192\n"))
@@ -528,9 +528,9 @@ func FuzzImage(f *testing.F) {
 	tree, g := newGuest(f, "", "none", nil)
 	before, empty := tree.Dump(), []byte(tree.ReadFile(f, initrd))
 	f.Fuzz(func(t *testing.T, data []byte, tools bool) {
-		g.Facts.Initramfs = dracut
+		g.Facts.Initramfs = string(dracut)
 		if tools {
-			g.Facts.Initramfs = initramfsTools
+			g.Facts.Initramfs = string(initramfsTools)
 		}
 		tree.Put(initrd, data)
 		p, err := fixes.Plan(t.Context(), g, Fixes(Options{Mode: Inject}), fixes.Selection{})

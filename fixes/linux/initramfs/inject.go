@@ -15,6 +15,7 @@ import (
 
 	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/inspect"
 	"hyper2kvm/formats/cpio"
 	"hyper2kvm/formats/kmod"
 )
@@ -34,8 +35,8 @@ func (p *plan) inject(c *checked) error {
 		}
 		note = append(moduleNames(added), note...)
 		members = append(members, added...)
-		members = append(members, c.loadList(p.g.Facts.Initramfs)...)
 	}
+	c.noShorter(members)
 	content, how, err := p.pack(c, c.img.withDirs(members))
 	if err != nil {
 		return err
@@ -71,10 +72,10 @@ func moduleNames(members []cpio.Member) []string {
 	return out
 }
 
-// addModules gives the modules that the image lacks and the indexes of what it
-// then has.
+// addModules gives the modules that the image lacks, the indexes of what it then
+// has, and what makes it load them.
 func (c *checked) addModules(tree guest.FS) ([]cpio.Member, error) {
-	dir := c.img.modulesDir(c.version)
+	dir := c.modulesDir()
 	have := c.img.modules(dir)
 	list, _ := c.deps.Closure(slices.Concat(c.loadable, c.wanted())...)
 	var out []cpio.Member
@@ -87,17 +88,47 @@ func (c *checked) addModules(tree guest.FS) ([]cpio.Member, error) {
 		if err != nil {
 			return nil, err
 		}
-		// Unpacked: not every modprobe in an initramfs can do that.
-		plain := *m
-		plain.Path = path.Join(path.Dir(m.Path), strings.SplitN(path.Base(m.Path), ".ko", 2)[0]+".ko")
-		if path.IsAbs(plain.Path) {
-			plain.Path = path.Join("updates", path.Base(plain.Path))
-		}
+		plain := c.inImage(m)
 		out = append(out, cpio.File(path.Join(dir, plain.Path), data))
-		added = append(added, &plain)
+		added = append(added, plain)
+	}
+	load, err := c.loadList(added)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, load...)
+	if c.layout == scripted && c.img.flat() {
+		return out, nil // its insmod needs no index
 	}
 	index, err := c.indexes(tree, dir, have, added)
 	return append(out, index...), err
+}
+
+// inImage places a module in the image: unpacked, since not every modprobe in an
+// initramfs can do that.
+func (c *checked) inImage(m *kmod.Module) *kmod.Module {
+	plain := *m
+	base := strings.SplitN(path.Base(m.Path), ".ko", 2)[0] + ".ko"
+	switch {
+	case c.layout == scripted && c.img.flat():
+		plain.Path = base
+	case path.IsAbs(m.Path):
+		plain.Path = c.fromAbs(path.Join(path.Dir(m.Path), base))
+	default:
+		plain.Path = path.Join(path.Dir(m.Path), base)
+	}
+	return &plain
+}
+
+// fromAbs makes a path relative to the modules folder: older depmods write whole
+// ones. A module that lies elsewhere goes where updates go.
+func (c *checked) fromAbs(file string) string {
+	for _, dir := range []string{"/lib/modules/", "/usr/lib/modules/"} {
+		if rel, ok := strings.CutPrefix(file, dir+c.version+"/"); ok {
+			return rel
+		}
+	}
+	return path.Join("updates", path.Base(file))
 }
 
 // inGuest gives a module's path in the guest.
@@ -169,7 +200,22 @@ func (c *checked) mergeDeps(dir string, have map[string]string, added []*kmod.Mo
 		isAdded[m.Name] = true
 	}
 	list = slices.DeleteFunc(list, func(m *kmod.Module) bool { return isAdded[m.Name] })
-	return kmod.New(append(list, added...)), nil
+	return kmod.New(append(list, c.asListed(dir, added)...)), nil
+}
+
+// asListed gives modules the form of path that the guest's modprobe knows: those
+// before module-init-tools 3.4 look for whole paths, as their depmod wrote them.
+func (c *checked) asListed(dir string, added []*kmod.Module) []*kmod.Module {
+	if !slices.ContainsFunc(c.deps.List, func(m *kmod.Module) bool { return strings.HasPrefix(m.Path, "/lib/modules/") }) {
+		return added
+	}
+	var out []*kmod.Module
+	for _, m := range added {
+		whole := *m
+		whole.Path = "/" + path.Join(dir, m.Path)
+		out = append(out, &whole)
+	}
+	return out
 }
 
 func (c *checked) mergeAliases(tree guest.FS, dir string, merged *kmod.Modules, added []*kmod.Module) ([]kmod.Alias, error) {
@@ -229,39 +275,6 @@ func (c *checked) softdeps(tree guest.FS, dir string, added []*kmod.Module) ([]b
 	return out, nil
 }
 
-// loadList is what makes the image load the drivers without being asked by udev.
-func (c *checked) loadList(generator string) []cpio.Member {
-	if generator == dracut {
-		text := strings.Join(c.loadable, "\n") + "\n"
-		line := " rd.driver.pre=" + strings.Join(c.loadable, " rd.driver.pre=") + "\n"
-		return []cpio.Member{
-			cpio.File("etc/modules-load.d/90-hyper2kvm.conf", []byte(text)),
-			cpio.File("etc/cmdline.d/90-hyper2kvm.conf", []byte(line)),
-		}
-	}
-	old, _ := c.img.file("conf/modules")
-	text := string(old)
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	for _, name := range c.loadable {
-		if !listed(text, name) {
-			text += name + "\n"
-		}
-	}
-	return []cpio.Member{cpio.File("conf/modules", []byte(text))}
-}
-
-// listed reports whether a list of modules, one a line with options, has name.
-func listed(text, name string) bool {
-	for line := range strings.Lines(text) {
-		if words := strings.Fields(line); len(words) > 0 && kmod.Normal(words[0]) == kmod.Normal(name) {
-			return true
-		}
-	}
-	return false
-}
-
 // pack writes the segment in a form that the kernel takes in that place, with
 // the padding that has to go before it.
 func (p *plan) pack(c *checked, members []cpio.Member) (content []byte, how string, err error) {
@@ -306,23 +319,20 @@ func (p *plan) takesGzip(c *checked) bool {
 	return err == nil && bytes.Contains(data, []byte("\nCONFIG_RD_GZIP=y\n"))
 }
 
-// spare is what a file system needs beside the bytes themselves.
-const spare = 64 << 10
+// truncates is the first kernel that cuts a file of the image before it writes a
+// later one of the same name over it (init/initramfs.c).
+const truncates = "2.6.21"
 
-// room refuses to fill the file system that name lies on.
-func (p *plan) room(name string, need int64) error {
-	var best *guest.Mount
-	for i, m := range p.g.Facts.Mounts {
-		point := strings.TrimPrefix(m.Point, "/")
-		if point != "" && !strings.HasPrefix(name, point+"/") {
-			continue
-		}
-		if best == nil || len(m.Point) > len(best.Point) {
-			best = &p.g.Facts.Mounts[i]
+// noShorter lengthens the texts that are to replace longer ones, where the kernel
+// would leave the end of the old one.
+func (c *checked) noShorter(members []cpio.Member) {
+	if inspect.CompareVersions(c.version, truncates) >= 0 {
+		return
+	}
+	for i, m := range members {
+		old, ok := c.img.file(m.Name)
+		if more := len(old) - len(m.Data); ok && more > 0 && m.Mode&cpio.TypeMask == cpio.TypeFile {
+			members[i].Data = append(bytes.Clone(m.Data), bytes.Repeat([]byte("\n"), more)...)
 		}
 	}
-	if best == nil || need+spare <= best.Free {
-		return nil
-	}
-	return &fixes.SpaceError{Name: name, Need: need + spare, Free: best.Free}
 }

@@ -18,9 +18,9 @@ func loadRoot(t testing.TB, root, initrd string) (*guesttest.FS, *guest.Facts) {
 	t.Helper()
 	tree := guesttest.Empty()
 	copyTree(t, tree, root, "etc/initramfs-tools", "etc/dracut.conf.d", "etc/systemd/network", "etc/udev/rules.d", "usr/lib/modules")
-	facts := &guest.Facts{OS: guest.OS{Family: "linux"}, Initramfs: initramfsTools}
+	facts := &guest.Facts{OS: guest.OS{Family: "linux"}, Initramfs: string(initramfsTools)}
 	if _, err := os.Stat(filepath.Join(root, "usr/bin/dracut")); err == nil {
-		facts.Initramfs = dracut
+		facts.Initramfs = string(dracut)
 	}
 	versions, err := os.ReadDir(filepath.Join(root, "usr/lib/modules"))
 	if err != nil || len(versions) != 1 {

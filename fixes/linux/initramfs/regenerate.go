@@ -1,12 +1,10 @@
 package initramfs
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -14,133 +12,132 @@ import (
 	"hyper2kvm/fixes/guest"
 )
 
-// Where the generators are told what every future image must have.
-const (
-	toolsModules = "etc/initramfs-tools/modules"
-	toolsPolicy  = "etc/initramfs-tools/conf.d/zz-hyper2kvm"
-	dracutConf   = "etc/dracut.conf.d/90-hyper2kvm.conf"
+const comment = "# hyper2kvm: drivers of the disks of KVM\n"
 
-	comment = "# hyper2kvm: drivers of the disks of KVM\n"
-)
+// generator is a program of the guest that makes initramfs images.
+type generator interface {
+	// command makes an image anew, with all drivers and those of the machine
+	// that it runs on.
+	command(p *plan, c *checked) (fixes.Command, error)
+	// config has the drivers put into the images of future kernels.
+	config(p *plan) error
+}
+
+// generatorOf gives the generator that Facts.Initramfs names; nil for one that
+// nothing is known of.
+func generatorOf(name string) generator {
+	switch layout(name) {
+	case initramfsTools:
+		return toolsProgram{}
+	case dracut:
+		return dracutProgram{}
+	case mkinitcpio:
+		return mkinitcpioProgram{}
+	case mkinitfs:
+		return mkinitfsProgram{}
+	case "mkinitrd":
+		return mkinitrdProgram{}
+	}
+	return nil
+}
 
 // regenerate runs the guest's generator for one kernel.
 func (p *plan) regenerate(c *checked) error {
-	version, name := c.version, c.img.name
+	name := c.img.name
 	if len(c.missing) == 0 && !slices.ContainsFunc(c.stale, func(s override) bool { return !s.configured }) {
 		for _, s := range c.stale {
 			p.note("%s keeps %s, as it is configured: %s", name, s.Name, s.why)
 		}
 		return nil
 	}
-	why := "lacks " + strings.Join(c.missing, " ")
+	program := generatorOf(p.g.Facts.Initramfs)
+	if program == nil {
+		return fmt.Errorf("no way is known to make %s with %q: %s", name, p.g.Facts.Initramfs, c.layout.told())
+	}
+	command, err := program.command(p, c)
+	if err != nil {
+		return err
+	}
+	// The new image is written beside the old one; one that was made for a
+	// single machine and now is for all grows.
+	if err := p.room(name, 2*c.img.size); err != nil {
+		return err
+	}
+	command.Why = name + " lacks " + strings.Join(c.missing, " ")
 	if len(c.missing) == 0 {
-		why = "still speaks of the old machine"
+		command.Why = name + " still speaks of the old machine"
 	}
-	var command fixes.Command
-	switch p.g.Facts.Initramfs {
-	case initramfsTools:
-		command = fixes.Command{
-			Command: guest.Command{Args: []string{"update-initramfs", "-u", "-k", version}},
-			Touches: []string{name, name + ".new", name + ".dpkg-bak", "var/lib/initramfs-tools/" + version},
-		}
-	case dracut:
-		command = fixes.Command{
-			Command: guest.Command{Args: []string{
-				"dracut", "--force", "--no-hostonly", "--no-hostonly-cmdline",
-				"--add-drivers", strings.Join(c.loadable, " "), "/" + name, version,
-			}},
-			Touches: []string{name},
-		}
-	default:
-		return fmt.Errorf("no way is known to make an image with %q", p.g.Facts.Initramfs)
-	}
-	command.Why = name + " " + why
 	p.out.Changes = append(p.out.Changes, command)
 	return nil
 }
 
-// config writes the drop-in that keeps the drivers in the images of future
-// kernels.
+// config writes what keeps the drivers in the images of future kernels.
 func (p *plan) config() error {
 	if len(p.drivers) == 0 {
 		return nil
 	}
-	switch p.g.Facts.Initramfs {
-	case initramfsTools:
-		return p.configTools()
-	case dracut:
-		return p.configDracut()
-	}
-	return nil
-}
-
-func (p *plan) configTools() error {
-	policy, err := modulesPolicy(p.g.FS)
-	if err != nil {
-		return err
-	}
-	if p.regenerates() && policy == "dep" {
-		// The generator would look at the hardware of the helper VM.
-		p.out.Changes = append(p.out.Changes, fixes.WriteFile{Name: toolsPolicy, Content: []byte(comment + "MODULES=most\n")})
-	}
-	if !p.lacking && policy == "most" {
+	program := generatorOf(p.g.Facts.Initramfs)
+	if program == nil {
+		if p.lacking {
+			p.note("future images: nothing is configured for %q; add to them: %s", p.g.Facts.Initramfs, strings.Join(p.drivers, " "))
+		}
 		return nil
 	}
-	old, err := optional(p.g.FS, toolsModules)
-	if err != nil {
-		return err
-	}
-	text := string(old)
-	if text != "" && !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	add := ""
-	for _, name := range p.drivers {
-		if !listed(text, name) {
-			add += name + "\n"
-		}
-	}
-	if add != "" {
-		p.out.Changes = append(p.out.Changes, fixes.WriteFile{Name: toolsModules, Content: []byte(text + comment + add)})
-	}
-	return nil
+	return program.config(p)
 }
 
+// regenerates reports whether the guest's generator is going to run.
 func (p *plan) regenerates() bool {
-	for _, c := range p.out.Changes {
-		if _, ok := c.(fixes.Command); ok {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.out.Changes, func(c fixes.Change) bool {
+		_, ok := c.(fixes.Command)
+		return ok
+	})
 }
 
-// modulesLine is the setting that says which modules an image gets.
-var modulesLine = regexp.MustCompile(`(?m)^[ \t]*MODULES=["']?(\w+)`)
+// write proposes a file, unless it has that content already.
+func (p *plan) write(name string, old, now []byte) {
+	if string(old) != string(now) {
+		p.out.Changes = append(p.out.Changes, fixes.WriteFile{Name: name, Content: now})
+	}
+}
 
-// modulesPolicy gives the value of MODULES that counts: the last one set
-// (initramfs.conf(5)).
-func modulesPolicy(tree guest.FS) (string, error) {
-	const dir = "etc/initramfs-tools"
-	files := []string{path.Join(dir, "initramfs.conf")}
-	entries, err := tree.ReadDir(path.Join(dir, "conf.d"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	for _, e := range entries {
-		files = append(files, path.Join(dir, "conf.d", e.Name()))
-	}
-	policy := "most"
-	for _, name := range files {
-		data, err := optional(tree, name)
-		if err != nil {
-			return "", err
-		}
-		for _, found := range modulesLine.FindAllSubmatch(data, -1) {
-			policy = string(found[1])
+// program reads the first of the names that there is, a program that may be a
+// script; "" where it is none.
+func (p *plan) program(names ...string) string {
+	for _, name := range names {
+		data, err := readSmall(p.g.FS, name)
+		if err == nil {
+			if strings.HasPrefix(string(data), "#!") {
+				return string(data)
+			}
+			return ""
 		}
 	}
-	return policy, nil
+	return ""
+}
+
+func (p *plan) exists(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		_, err := p.g.FS.Stat(name)
+		return err == nil
+	})
+}
+
+// files lists the files of folders that end in ext, each folder's in order.
+func files(tree guest.FS, ext string, dirs ...string) ([]string, error) {
+	var out []string
+	for _, dir := range dirs {
+		entries, err := tree.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ext) {
+				out = append(out, path.Join(dir, e.Name()))
+			}
+		}
+	}
+	return out, nil
 }
 
 // optional reads a small file; one that is missing is empty.
@@ -150,37 +147,4 @@ func optional(tree guest.FS, name string) ([]byte, error) {
 		return nil, nil
 	}
 	return data, err
-}
-
-func (p *plan) configDracut() error {
-	if !p.lacking {
-		return nil
-	}
-	// The blanks inside the quotes are part of the syntax (dracut.conf(5)).
-	text := comment + `add_drivers+=" ` + strings.Join(p.drivers, " ") + ` "` + "\n"
-	p.out.Changes = append(p.out.Changes, fixes.WriteFile{Name: dracutConf, Content: []byte(text)})
-	return p.warnOmitted()
-}
-
-var omitted = regexp.MustCompile(`(?m)^[ \t]*omit_drivers.*virtio.*$`)
-
-func (p *plan) warnOmitted() error {
-	entries, err := p.g.FS.ReadDir("etc/dracut.conf.d")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	files := []string{"etc/dracut.conf"}
-	for _, e := range entries {
-		files = append(files, path.Join("etc/dracut.conf.d", e.Name()))
-	}
-	for _, name := range files {
-		data, err := optional(p.g.FS, name)
-		if err != nil {
-			return err
-		}
-		if line := omitted.Find(data); line != nil {
-			p.note("%s keeps drivers out of the images of future kernels: %s", name, bytes.TrimSpace(line))
-		}
-	}
-	return nil
 }

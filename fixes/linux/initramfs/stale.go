@@ -41,13 +41,18 @@ func (c *checked) findStale(g *guest.Guest) error {
 		if m.mode&cpio.TypeMask != cpio.TypeFile {
 			continue
 		}
-		switch g.Facts.Initramfs {
+		switch c.layout {
 		case initramfsTools:
 			if err := c.staleResume(g.FS, name, m); err != nil {
 				return err
 			}
 		case dracut:
 			c.staleDracut(g.Facts, name, m)
+		}
+		if name == "etc/lvm/devices/system.devices" {
+			// LVM looks at the devices in this list alone, and they are known by
+			// other names now. A link to nowhere is as good as no list.
+			c.replace(cpio.Link(name, "none"), "it lists the devices of the old machine")
 		}
 	}
 	return nil
@@ -131,7 +136,7 @@ func (c *checked) sync(files []config, kind, marker string) {
 			into = dir + kind
 		}
 	}
-	if c.isDracut() {
+	if c.layout == dracut {
 		into = "etc/" + kind
 	}
 	for _, f := range files {
@@ -154,15 +159,6 @@ func (c *checked) hasUnder(kind string) bool {
 		}
 	}
 	return false
-}
-
-// isDracut tells an image of dracut by what it leaves in it.
-func (c *checked) isDracut() bool {
-	_, found := c.img.members["usr/lib/dracut"]
-	if !found {
-		_, found = c.img.members["lib/dracut"]
-	}
-	return found
 }
 
 // resumeLine is the setting in an initramfs-tools configuration.
@@ -207,7 +203,7 @@ func unstable(dev string) bool {
 }
 
 // staleDracut deals with what dracut --hostonly writes into an image: devices
-// to wait for, a command line, and LVM's list of devices.
+// to wait for, and a command line.
 func (c *checked) staleDracut(facts *guest.Facts, name string, m member) {
 	dir, base := path.Split(name)
 	switch {
@@ -221,10 +217,6 @@ func (c *checked) staleDracut(facts *guest.Facts, name string, m member) {
 		if now := c.commandLine(name, string(m.data), facts); now != string(m.data) {
 			c.replace(cpio.File(name, []byte(now)), "it names devices of the old machine")
 		}
-	case name == "etc/lvm/devices/system.devices":
-		// LVM looks at the devices in this list alone, and they are known by
-		// other names now. A link to nowhere is as good as no list.
-		c.replace(cpio.Link(name, "none"), "it lists the devices of the old machine")
 	}
 }
 
