@@ -167,4 +167,8 @@ type NIC struct {
 	// Was is the address that the card had on the source, where the target
 	// gives it another; "" where it keeps it or nobody said.
 	Was string `json:"was,omitempty"`
+	// Addresses are the IP addresses that the source's hypervisor knew of it.
+	Addresses []string `json:"addresses,omitempty"`
+	// Unsure says why the card has no Name, where the guest's files give several.
+	Unsure string `json:"unsure,omitempty"`
 }

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"fmt"
 	"path"
 	"regexp"
 	"strings"
@@ -48,11 +49,20 @@ func visitIfcfg(v *pinVisit, data []byte) []byte {
 		iface = ""
 	}
 	for _, x := range f.Vars() {
-		if x.Name == "HWADDR" {
+		switch {
+		case x.Name == "HWADDR":
 			x.Value = v.address(x.Value, iface, false)
+		case ifcfgPorts.MatchString(x.Name): // SUSE: eth-id-00:50:56:01:02:03
+			x.Value = eachMAC(x.Value, "", v)
+		case x.Name == "MATCH_DRIVER": // NetworkManager's (nm-settings-ifcfg-rh(5))
+			if more := v.driver(strings.Fields(x.Value)); more != "" {
+				x.Value += " " + more
+			}
+		case x.Name == "MATCH_PATH":
+			x.Value = v.path(x.Value)
 		}
 	}
-	if mac, ok := macInName(iface, v.file); ok {
+	if _, mac, ok := macInName(v.file); ok {
 		v.address(mac, "", false)
 	}
 	return f.Bytes()
@@ -75,14 +85,15 @@ func softIfcfg(f *shellvars.File) bool {
 	return v != nil && strings.EqualFold(v.Value, "yes")
 }
 
-// macInName gives the address that the name of one of SUSE's files holds:
-// ifcfg-eth-id-00:50:56:01:02:03.
-func macInName(_, file string) (string, bool) {
-	_, id, ok := strings.Cut(path.Base(file), "-eth-id-")
+// macInName gives the address that the name of one of SUSE's files holds, as
+// it stands there and in normal form: ifcfg-eth-id-00:50:56:01:02:03.
+func macInName(file string) (text, mac string, ok bool) {
+	_, text, ok = strings.Cut(path.Base(file), "-id-")
 	if !ok || path.Dir(file) != suseScripts {
-		return "", false
+		return "", "", false
 	}
-	return normalMAC(id)
+	mac, ok = normalMAC(text)
+	return text, mac, ok
 }
 
 // suseNames gives SUSE's files whose name is an address, or a place on the bus,
@@ -93,17 +104,17 @@ func (n *naming) suseNames() {
 		if notConfig.MatchString(base) {
 			continue
 		}
-		if mac, ok := macInName("", name); ok {
-			if to := n.moved[mac]; to != "" {
-				n.rename(name, strings.Replace(name, mac, to, 1))
+		if text, _, ok := macInName(name); ok {
+			if to := n.follow(text); to != text {
+				n.rename(name, strings.TrimSuffix(name, text)+to)
 			}
 			continue
 		}
 		kind, place, ok := strings.Cut(base, "-bus-pci-")
 		switch {
 		case !ok:
-		case len(n.nics) == 1 && n.blind == 0:
-			n.rename(name, path.Join(suseScripts, kind+"-eth-id-"+n.nics[0].MAC))
+		case len(n.nics) == 1 && n.blind == 0: // ifcfg-bus-pci-… or ifcfg-eth-bus-pci-…
+			n.rename(name, path.Join(suseScripts, strings.TrimSuffix(kind, "-eth")+"-eth-id-"+n.nics[0].MAC))
 		default:
 			n.note("%s: is of the card at %s, a place on the old machine's bus; left", name, place)
 		}
@@ -142,13 +153,19 @@ func (n *naming) beforeAttr() bool {
 
 // hwaddr adds HWADDR to Red Hat's files of cards that no rule of udev can name:
 // there rename_device reads it (initscripts, 60-net.rules).
+//
+// It is needed too where cards have the kernel's names in another order than
+// the kernel's: rename_device lets two cards exchange their names, which udev
+// alone does not.
 func (n *naming) hwaddr() {
-	if n.readsLinks() || n.readsAttr() || !n.exists(redHatScripts) {
+	named := n.readsLinks() || n.readsAttr()
+	swaps := n.exists("usr/lib/udev/rename_device") || n.exists("lib/udev/rename_device")
+	if named && !swaps || !n.exists(redHatScripts) {
 		return
 	}
-	for _, nic := range n.nics {
+	for i, nic := range n.nics {
 		name := path.Join(redHatScripts, "ifcfg-"+nic.Name)
-		if nic.Name == "" || n.disputed(nic.MAC) {
+		if nic.Name == "" || n.disputed(nic.MAC) || named && (!isKernelName(nic.Name) || nic.Name == fmt.Sprintf("eth%d", i)) {
 			continue
 		}
 		data, ok := n.pending(name)

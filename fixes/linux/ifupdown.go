@@ -94,11 +94,16 @@ func ifupdownNames(p *planner, add func(...string), virtual map[string]bool) {
 			current := l.Stanza.Word(1)
 			switch key := l.Key(); key {
 			case "iface":
-				add(l.Word(1))
+				name, _, _ := strings.Cut(l.Word(1), ":") // an alias has the card's name before it
+				if parent, id, ok := strings.Cut(name, "."); ok && vlanID.MatchString(id) {
+					name = parent
+				}
+				add(name)
 			case "bond-slaves", "bond-members", "bridge-ports", "slaves":
 				virtual[current] = true
-				for _, w := range l.Words[1:] {
-					if w.Text != "none" && w.Text != "all" {
+				for i, w := range l.Words[1:] {
+					// bridge-utils-interfaces(5) has patterns behind "regex" and "noregex".
+					if before := l.Word(i); w.Text != "none" && w.Text != "all" && !strings.HasSuffix(w.Text, "regex") && !strings.HasSuffix(before, "regex") {
 						add(w.Text)
 					}
 				}

@@ -7,21 +7,26 @@ import (
 	"hyper2kvm/fixes/linux/ini"
 )
 
-const keyfileDir = "etc/NetworkManager/system-connections"
-
 // visitKeyfile goes through a profile of NetworkManager (nm-settings-keyfile(5)).
-// cloned-mac-address is an address that the card is given, and stays.
+// cloned-mac-address is an address that the card is given, and stays. In the
+// profile of a VLAN the address is that of the card below it.
 func visitKeyfile(v *pinVisit, data []byte) []byte {
 	f := ini.Parse(data)
 	t := f.Values("connection", "type")
-	if !slices.Contains(t, "ethernet") && !slices.Contains(t, "802-3-ethernet") {
+	card := slices.Contains(t, "ethernet") || slices.Contains(t, "802-3-ethernet")
+	if !card && !slices.Contains(t, "vlan") && !slices.Contains(t, "macvlan") && !slices.Contains(t, "pppoe") {
 		return data
 	}
-	iface := only(f.Values("connection", "interface-name"))
+	iface := ""
+	if card {
+		iface = only(f.Values("connection", "interface-name"))
+	}
 	for _, e := range f.Entries() {
 		switch e.Section + "." + e.Key {
 		case "ethernet.mac-address", "802-3-ethernet.mac-address":
 			e.Value = v.address(e.Value, iface, false)
+		case "ethernet.mac-address-blacklist", "802-3-ethernet.mac-address-blacklist", "ethernet.mac-address-denylist":
+			e.Value = eachMAC(e.Value, "", v)
 		case "match.driver":
 			have := strings.FieldsFunc(e.Value, func(r rune) bool { return r == ';' || r == ' ' })
 			if more := v.driver(have); more != "" {

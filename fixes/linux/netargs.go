@@ -2,8 +2,6 @@ package linux
 
 import (
 	"fmt"
-	"path"
-	"slices"
 	"strings"
 
 	"hyper2kvm/fixes/linux/cmdline"
@@ -45,28 +43,4 @@ func (n *naming) places() {
 		}
 	}
 	n.strangers()
-}
-
-// strangers says which other files name an address that is no card's any more.
-// What they are for only their owner knows.
-func (n *naming) strangers() {
-	if len(n.moved) == 0 {
-		return
-	}
-	for _, dir := range []string{"etc", "etc/default", "etc/sysconfig", "etc/dhcp", "etc/firewalld", "etc/firewalld/zones", "etc/keepalived", "etc/corosync", "etc/sysctl.d", "etc/NetworkManager/dispatcher.d"} {
-		for _, name := range n.once(n.list(dir, "")) {
-			if info, err := n.fs.Stat(name); err != nil || info.Size() > 1<<16 || strings.HasPrefix(path.Base(name), "shadow") {
-				continue
-			}
-			data, ok := n.pending(name)
-			if !ok {
-				continue
-			}
-			for _, text := range slices.Compact(macText.FindAllString(uncommented(data), -1)) {
-				if n.follow(text) != text {
-					n.note("%s: names the address %s, which is %s now; left", name, text, n.follow(text))
-				}
-			}
-		}
-	}
 }

@@ -43,14 +43,14 @@ type pinVisit struct {
 func pinKinds(p *planner) []pinKind {
 	return []pinKind{
 		{p.ruleFiles(), visitRules},
-		{append(p.list(networkDir, ".network"), p.list(networkDir, ".link")...), visitNetworkd},
+		{p.networkd(".network", ".link"), visitNetworkd},
 		{p.ifcfgFiles(), visitIfcfg},
-		{p.list(keyfileDir, ""), visitKeyfile},
-		{append([]string{"etc/NetworkManager/NetworkManager.conf"}, p.list("etc/NetworkManager/conf.d", ".conf")...), visitManager},
+		{p.keyfiles(), visitKeyfile},
+		{p.managerFiles(), visitManager},
 		{p.netplanFiles(), visitNetplan(p)},
 		{p.interfacesFiles(), visitInterfaces},
 		{[]string{"etc/iftab", "etc/mactab"}, visitMactab},
-		{append(p.list("etc/wicked", ".xml"), p.list("etc/wicked/ifconfig", ".xml")...), visitWicked},
+		{p.wickedFiles(), visitWicked},
 	}
 }
 
@@ -96,7 +96,7 @@ func (n *naming) pins() {
 				path:    func(place string) string { return n.path(name, place) },
 				note:    n.note,
 			}, data)
-			n.amend(name, data, now)
+			n.amendOwn(name, data, now)
 		}
 	}
 }

@@ -216,7 +216,7 @@ func corpus(t *testing.T) map[string][]byte {
 	out := map[string][]byte{}
 	for pattern, dir := range map[string]string{
 		"netplan-examples/*.yaml": "etc/netplan",
-		"nm-keyfile/*":            keyfileDir,
+		"nm-keyfile/*":            "etc/NetworkManager/system-connections",
 		"augeas-root/etc/sysconfig/network-scripts/ifcfg-[elbw]*": redHatScripts,
 		"augeas-root/etc/network/interfaces":                      "etc/network",
 		"augeas-root/etc/modules.conf":                            "etc",

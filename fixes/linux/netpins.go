@@ -11,7 +11,7 @@ import (
 // systemd.link(5).
 func visitNetworkd(v *pinVisit, data []byte) []byte {
 	f := ini.Parse(data)
-	link := strings.HasSuffix(v.file, ".link")
+	link := strings.HasSuffix(v.file, ".link") || strings.Contains(v.file, ".link.d/")
 	iface := only(f.Values("Match", "Name"))
 	if link {
 		iface = only(f.Values("Link", "Name"))
@@ -35,7 +35,14 @@ func visitNetworkd(v *pinVisit, data []byte) []byte {
 				e.Value += " " + more
 			}
 		case "path":
-			e.Value = v.path(e.Value)
+			places := strings.Fields(e.Value)
+			now := slices.Clone(places)
+			for i := range now {
+				now[i] = v.path(now[i])
+			}
+			if !slices.Equal(now, places) {
+				e.Value = strings.Join(slices.Compact(now), " ")
+			}
 		}
 	}
 	return f.Bytes()

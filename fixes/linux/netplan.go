@@ -1,25 +1,11 @@
 package linux
 
 import (
-	"path"
 	"slices"
 	"strings"
 
 	"hyper2kvm/fixes/linux/netplan"
 )
-
-// netplanFiles lists netplan's files in the order in which they are read: by
-// name, whichever folder they are in, and of one name only that in etc.
-func (p *planner) netplanFiles() []string {
-	files := p.list("etc/netplan", ".yaml")
-	for _, name := range append(p.list("usr/lib/netplan", ".yaml"), p.list("lib/netplan", ".yaml")...) {
-		if !slices.ContainsFunc(files, func(f string) bool { return path.Base(f) == path.Base(name) }) {
-			files = append(files, name)
-		}
-	}
-	slices.SortStableFunc(files, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
-	return files
-}
 
 // netplanDevices gives what all of netplan's files say together.
 func (p *planner) netplanDevices() []netplan.Device {

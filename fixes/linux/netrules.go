@@ -1,20 +1,24 @@
 package linux
 
 import (
+	"path"
 	"regexp"
 	"strings"
 )
+
+const ruleBusKeys = `(?:KERNELS|\bBUS|\bID|ATTRS?\{dev_id\}|ATTRS?\{dev_port\}|DRIVERS|ENV\{ID_PATH\}|ENV\{ID_NET_DRIVER\})[ \t]*==[ \t]*"([^"]*)"`
 
 const rulesFile = "etc/udev/rules.d/70-persistent-net.rules"
 
 var (
 	// ruleName matches what names the card: NAME, or the program that SLES 10's
 	// rules call.
-	ruleName    = regexp.MustCompile(`(?:^|[\s,])(?:NAME:?="([^"]+)"|IMPORT(?:\{program\})?="\S*rename_netiface %k ([^"\s]+)")`)
-	ruleAddress = regexp.MustCompile(`((?:ATTRS?|SYSFS)\{address\})=="([^"]*)"`)
-	ruleIsNet   = regexp.MustCompile(`SUBSYSTEMS?=="net"`)
+	ruleName    = regexp.MustCompile(`(?:^|[\s,])(?:NAME[ \t]*:?=[ \t]*"([^"]+)"|IMPORT(?:\{program\})?="\S*rename_netiface %k ([^"\s]+)")`)
+	ruleAddress = regexp.MustCompile(`((?:ATTRS?|SYSFS)\{address\}[ \t]*)==[ \t]*"([^"]*)"`)
+	ruleIsNet   = regexp.MustCompile(`SUBSYSTEMS?[ \t]*==[ \t]*"net"`)
 	// ruleBus matches what ties a rule to the old machine's buses and drivers.
-	ruleBus = regexp.MustCompile(`(?:KERNELS|\bID|ATTR\{dev_id\}|ATTR\{dev_port\}|DRIVERS)=="([^"]*)",[ \t]*`)
+	ruleBus     = regexp.MustCompile(ruleBusKeys + `,[ \t]*`)
+	ruleBusLast = regexp.MustCompile(`,[ \t]*` + ruleBusKeys + `[ \t]*$`)
 )
 
 func (p *planner) ruleFiles() []string {
@@ -65,11 +69,46 @@ func (n *naming) rules() {
 	if ok {
 		now = eachLine(data, func(l string) string { return n.rule(rulesFile, l) })
 	}
-	if !n.readsLinks() && n.readsAttr() {
+	if n.needsRules() {
 		now = n.addRules(now)
 	}
 	n.write(rulesFile, data, now)
 }
+
+// needsRules reports whether names have to stand in udev's rules. Beside .link
+// files they have to where
+//   - a generator of rules is at work (up to Debian 8, SLES 12): it names each
+//     card that no rule does, and what a rule has named no .link file renames;
+//   - udev is older than 240: a card that was renamed once, in the initramfs,
+//     is not renamed by a .link file any more (systemd's NEWS; a rule does it);
+//   - the guest is Red Hat's: there both are needed in practice.
+func (n *naming) needsRules() bool {
+	if !n.readsAttr() {
+		return false
+	}
+	return !n.readsLinks() || n.redHat() || n.hasRule("75-persistent-net-generator.rules") || n.renamesOnce()
+}
+
+// renamesOnce reports whether udev is known to be older than 240. Its library
+// has the version in its name, from 230 on.
+func (n *naming) renamesOnce() bool {
+	dirs := []string{"usr/lib/systemd", "lib/systemd"}
+	for _, lib := range []string{"usr/lib", "lib"} {
+		for _, triplet := range n.list(lib, "-linux-gnu") {
+			dirs = append(dirs, path.Join(triplet, "systemd"))
+		}
+	}
+	for _, dir := range dirs {
+		for _, name := range n.list(dir, "") {
+			if m := systemdLibrary.FindStringSubmatch(name); m != nil {
+				return m[1] < "240"
+			}
+		}
+	}
+	return n.exists("usr/lib/systemd/network/99-default.link") || n.exists("lib/systemd/network/99-default.link")
+}
+
+var systemdLibrary = regexp.MustCompile(`/libsystemd-shared-([0-9]{3})[^/]*\.so$`)
 
 // readsAttr reports whether the guest's udev is one that knows ATTR{address}:
 // those before have their rules in etc alone (udev 098 renamed SYSFS, 136 moved
@@ -110,12 +149,13 @@ func (n *naming) rule(file, l string) string {
 		l = strings.Replace(l, address[0], address[1]+`=="`+n.follow(address[2])+`"`, 1)
 	}
 	n.ruled[name] = mac != ""
-	return ruleBus.ReplaceAllStringFunc(l, func(s string) string {
+	drop := func(s string) string {
 		if strings.Contains(s, `"?*"`) {
 			return s
 		}
 		return ""
-	})
+	}
+	return ruleBusLast.ReplaceAllStringFunc(ruleBus.ReplaceAllStringFunc(l, drop), drop)
 }
 
 // addRules adds the cards that no rule names, in the form of udev's generator.

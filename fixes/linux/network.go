@@ -23,6 +23,7 @@ func network() fix {
 			n := &naming{planner: p}
 			n.find()
 			n.move()
+			n.byAddress()
 			n.rules()
 			n.links()
 			n.pins()
@@ -31,6 +32,8 @@ func network() fix {
 			n.aliases()
 			n.arguments()
 			n.places()
+			n.lostNames()
+			n.clouds()
 			return nil
 		},
 	}
@@ -41,9 +44,13 @@ type naming struct {
 	*planner
 	nics  []guest.NIC // with a MAC; Name "" where none is known
 	loose []string    // configured names that no MAC is known for
+	lost  []string    // those of them that no card will have
 	// blind is the number of NICs that the plan lists without a MAC.
 	blind int
 	ruled map[string]bool // names that a udev rule gives already
+	etc   []string        // see small
+	// nameless is true where the guest's files name no card and match no names.
+	nameless bool
 	// claims are what the guest's files say of cards; moved maps an address of
 	// the source to the one that its card has now.
 	claims []claim
@@ -53,7 +60,7 @@ type naming struct {
 // find decides which name belongs to which MAC.
 func (n *naming) find() {
 	n.claims = n.readClaims()
-	names := configuredNames(n.planner)
+	names, patterns := configuredNames(n.planner)
 	for _, nic := range n.facts.NICs {
 		mac, ok := normalMAC(nic.MAC)
 		if !ok {
@@ -69,21 +76,27 @@ func (n *naming) find() {
 		}
 		n.nics = append(n.nics, nic)
 	}
-	unnamed := 0
+	unnamed, unsure := 0, 0
 	for _, nic := range n.nics {
 		names = slices.DeleteFunc(names, func(s string) bool { return s == nic.Name })
-		if nic.Name == "" {
+		switch {
+		case nic.Name == "" && nic.Unsure != "":
+			unsure++
+			n.note("the card %s: %s; its name is not pinned", nic.MAC, nic.Unsure)
+		case nic.Name == "":
 			unnamed++
 		}
 	}
 	slices.SortStableFunc(names, compareNames)
 	switch {
-	case n.blind == 0 && unnamed > 0 && unnamed == len(names):
+	case n.blind == 0 && unnamed > 0 && unsure == 0 && unnamed == len(names):
 		n.assign(names)
-	case n.blind == 0 && unnamed > 0 && len(names) > 0:
-		n.note("%d interfaces are configured (%s) for %d network cards whose names are not known; not guessed", len(names), strings.Join(names, ", "), unnamed)
+	case n.blind == 0 && unnamed+unsure > 0 && len(names) > 0:
+		n.lost = names
+		n.note("%d interfaces are configured (%s) for %d network cards whose names are not known; not guessed", len(names), strings.Join(names, ", "), unnamed+unsure)
 	default:
 		n.loose = names
+		n.fit(patterns, unnamed)
 	}
 }
 
@@ -113,6 +126,9 @@ func (n *naming) assign(names []string) {
 // initramfs too, so this stands before the initramfs is made.
 func (n *naming) links() {
 	if !n.readsLinks() {
+		if len(n.loose) > 1 {
+			n.kernelOrder()
+		}
 		return
 	}
 	for i, nic := range n.nics {
@@ -137,15 +153,28 @@ func (n *naming) links() {
 
 // readsLinks reports whether the guest's udev reads .link files: systemd's does,
 // whatever runs as init.
+//
+// It does from release 209 on, which came with 80-net-setup-link.rules in the
+// place of 80-net-name-slot.rules (systemd's NEWS).
 func (n *naming) readsLinks() bool {
-	return n.facts.Init == "systemd" || n.exists("usr/lib/systemd/network/99-default.link") || n.exists("lib/systemd/network/99-default.link")
+	if n.exists("usr/lib/systemd/network/99-default.link") || n.exists("lib/systemd/network/99-default.link") {
+		return true
+	}
+	return n.facts.Init == "systemd" && (!n.hasRule("80-net-name-slot.rules") || n.hasRule("80-net-setup-link.rules"))
+}
+
+// hasRule reports whether udev brings a file of rules of its own.
+func (n *naming) hasRule(name string) bool {
+	return n.exists("usr/lib/udev/rules.d/"+name) || n.exists("lib/udev/rules.d/"+name)
 }
 
 // onlyCard names a card whose address is not known, where no other can be meant.
 func (n *naming) onlyCard() {
 	name := n.loose[0]
 	switch {
+	case (len(n.loose) > 1 || n.blind+len(n.nics) > 1) && n.kernelOrder():
 	case len(n.loose) > 1 || n.blind+len(n.nics) > 1:
+		n.lost = n.loose
 		n.note("%s: which network card it was is not known, and there are several; not guessed", strings.Join(n.loose, ", "))
 	case isKernelName(name) && n.kernelNames(), n.ruled[name]:
 	default:
@@ -185,6 +214,9 @@ func (n *naming) redHat() bool {
 
 // kernelNames reports whether the kernel's names (eth0) are left as they are.
 func (n *naming) kernelNames() bool {
+	if !n.readsLinks() && !n.hasRule("80-net-name-slot.rules") {
+		return true
+	}
 	for _, name := range []string{networkDir + "/99-default.link", "etc/udev/rules.d/80-net-setup-link.rules", "etc/udev/rules.d/80-net-name-slot.rules"} {
 		if target, err := n.fs.ReadLink(name); err == nil && target == "/dev/null" {
 			return true

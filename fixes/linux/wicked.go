@@ -6,6 +6,11 @@ import (
 	"hyper2kvm/fixes/linux/xmltext"
 )
 
+// wickedFiles lists wicked's configuration and the interfaces in XML.
+func (p *planner) wickedFiles() []string {
+	return append(p.list("etc/wicked", ".xml"), p.list("etc/wicked/ifconfig", ".xml")...)
+}
+
 // visitWicked goes through wicked's own configuration in XML: an interface may
 // be told by its permanent address (wicked-config(5), ifconfig(5)). An address
 // in link-layer outside of a match is one that the card is given, and stays.
