@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux/layers"
 )
 
 // network lists the stacks that have a configuration and combines the NICs of
@@ -25,12 +26,13 @@ func (f *finder) network() {
 	n.networkd()
 	n.ifupdown()
 	f.facts.Network = n.stacks
+	n.leases()
 	if len(f.facts.NICs) == 0 {
-		f.facts.NICs = n.configured()
+		f.facts.NICs = n.traced(n.configured())
 		return
 	}
-	n.leases()
 	n.match()
+	n.trace()
 }
 
 // names is what the guest's files say of its network cards, best source first.
@@ -39,6 +41,7 @@ type names struct {
 	stacks []string
 	known  []guest.NIC // with an address, in order of trust
 	loose  []guest.NIC // configured by name alone
+	traces []trace     // what is left of running
 }
 
 func (n *names) stack(name string) {
@@ -144,7 +147,7 @@ func (n *names) rules() {
 
 // links reads systemd.link(5) files.
 func (n *names) links() {
-	for _, name := range n.list("etc/systemd/network", ".link") {
+	for _, name := range layers.List(n.tree, ".link", layers.Networkd()...) {
 		data, ok := n.read(name)
 		if !ok {
 			continue
@@ -176,15 +179,17 @@ func (n *names) ifcfg() {
 			if d := v["DEVICE"]; d != "" {
 				iface = d
 			}
-			mac := v["HWADDR"]
-			if mac == "" {
-				mac = v["LLADDR"]
-			}
-			if id, ok := strings.CutPrefix(iface, "eth-id-"); ok {
+			mac := v["HWADDR"] // MACADDR and LLADDR are given to the card
+			if _, id, ok := strings.Cut(iface, "-id-"); ok {
 				mac, iface = id, ""
 			}
 			if t := strings.ToLower(v["TYPE"]); t == "" || t == "ethernet" {
 				n.saw(mac, iface, name)
+			}
+			for key, value := range v {
+				if strings.HasPrefix(key, "IPADDR") || strings.HasPrefix(key, "IPV6ADDR") {
+					n.has(iface, value, name)
+				}
 			}
 		}
 	}
@@ -192,7 +197,7 @@ func (n *names) ifcfg() {
 
 // keyfiles reads NetworkManager's profiles (nm-settings-keyfile(5)).
 func (n *names) keyfiles() {
-	for _, name := range n.list("etc/NetworkManager/system-connections", "") {
+	for _, name := range layers.List(n.tree, "", layers.Keyfiles()...) {
 		data, ok := n.read(name)
 		if !ok {
 			continue
@@ -207,13 +212,20 @@ func (n *names) keyfiles() {
 			mac = ini(data, "802-3-ethernet").get("mac-address")
 		}
 		n.saw(mac, connection.get("interface-name"), name)
+		for _, s := range []section{ini(data, "ipv4"), ini(data, "ipv6")} {
+			for key, values := range s.values {
+				if strings.HasPrefix(key, "address") {
+					n.has(connection.get("interface-name"), strings.Join(values, ";"), name)
+				}
+			}
+		}
 	}
 }
 
 // netplan reads the ethernets of netplan's files: the key is the interface's
 // name unless match tells which it is.
 func (n *names) netplan() {
-	for _, name := range n.list("etc/netplan", ".yaml") {
+	for _, name := range layers.List(n.tree, ".yaml", layers.Netplan()...) {
 		data, ok := n.read(name)
 		if !ok {
 			continue
@@ -225,7 +237,8 @@ func (n *names) netplan() {
 						MAC  string `yaml:"macaddress"`
 						Name string `yaml:"name"`
 					} `yaml:"match"`
-					SetName string `yaml:"set-name"`
+					SetName   string      `yaml:"set-name"`
+					Addresses []yaml.Node `yaml:"addresses"`
 				} `yaml:"ethernets"`
 			} `yaml:"network"`
 		}
@@ -241,13 +254,16 @@ func (n *names) netplan() {
 		slices.Sort(ids)
 		for _, id := range ids {
 			e := doc.Network.Ethernets[id]
-			switch {
-			case e.Match == nil:
-				n.saw("", id, name)
-			case e.SetName != "":
-				n.saw(e.Match.MAC, e.SetName, name)
-			default:
-				n.saw(e.Match.MAC, e.Match.Name, name)
+			mac, iface := "", id
+			if e.Match != nil {
+				mac, iface = e.Match.MAC, cmp.Or(e.SetName, e.Match.Name)
+			}
+			n.saw(mac, iface, name)
+			for _, a := range e.Addresses {
+				if a.Kind == yaml.MappingNode && len(a.Content) > 0 { // with options of its own
+					a = *a.Content[0]
+				}
+				n.has(iface, a.Value, name)
 			}
 		}
 	}
@@ -255,15 +271,23 @@ func (n *names) netplan() {
 
 // networkd reads systemd.network(5) files.
 func (n *names) networkd() {
-	for _, name := range n.list("etc/systemd/network", ".network") {
+	for _, name := range layers.List(n.tree, ".network", layers.Networkd()...) {
 		data, ok := n.read(name)
 		if !ok {
 			continue
 		}
-		n.stack("networkd")
 		match := ini(data, "Match")
+		if match.get("Kind") != "" || match.get("Virtualization") == "container" || match.get("Type") == "wlan" || len(match.values) == 0 {
+			continue // of those that systemd brings along
+		}
+		n.stack("networkd")
 		macs := strings.Fields(match.get("MACAddress") + " " + match.get("PermanentMACAddress"))
 		ifaces := strings.Fields(match.get("Name"))
+		if len(ifaces) == 1 {
+			for _, section := range []string{"Network", "Address"} {
+				n.has(ifaces[0], strings.Join(ini(data, section).values["Address"], " "), name)
+			}
+		}
 		if len(macs) == 1 && len(ifaces) == 1 {
 			n.saw(macs[0], ifaces[0], name)
 			continue
@@ -286,56 +310,17 @@ func (n *names) ifupdown() {
 		if !ok {
 			continue
 		}
+		iface := ""
 		for _, l := range lines(data) {
 			w := strings.Fields(l)
-			if len(w) < 2 || w[0] != "iface" || w[1] == "lo" {
-				continue
-			}
-			n.stack("ifupdown")
-			n.saw("", w[1], name)
-		}
-	}
-}
-
-var (
-	nmLease   = regexp.MustCompile(`^(?:internal|dhclient)-[0-9a-f-]{36}-(.+)\.lease$`)
-	leaseMAC  = regexp.MustCompile(`(?i)(?:hardware ethernet|hwaddr|client-?id|dhcp-client-identifier)[ =]+"?(?:(?:01|1):)?((?:[0-9a-f]{1,2}:){5}[0-9a-f]{1,2})\b`)
-	leaseName = regexp.MustCompile(`(?m)^\s*interface "([^"]+)"`)
-)
-
-// leases reads what DHCP clients left, which tells names when no configuration
-// ties one to an address.
-func (n *names) leases() {
-	for _, dir := range []string{"var/lib/NetworkManager", "var/lib/dhcp", "var/lib/dhclient"} {
-		for _, name := range n.list(dir, "") {
-			base := path.Base(name)
-			if !strings.Contains(base, "lease") {
-				continue
-			}
-			data, ok := n.read(name)
-			if !ok {
-				continue
-			}
-			iface := ""
-			if m := nmLease.FindStringSubmatch(base); m != nil {
-				iface = m[1]
-			} else if m := leaseName.FindSubmatch(data); m != nil {
-				iface = string(m[1])
-			}
-			if mac := leaseMAC.FindSubmatch(data); mac != nil && iface != "" {
-				n.saw(padMAC(string(mac[1])), iface, name)
+			switch {
+			case len(w) >= 2 && w[0] == "iface" && w[1] != "lo":
+				iface, _, _ = strings.Cut(w[1], ":")
+				n.stack("ifupdown")
+				n.saw("", w[1], name)
+			case len(w) >= 2 && w[0] == "address":
+				n.has(iface, w[1], name)
 			}
 		}
 	}
-}
-
-// padMAC gives each byte two digits: dhclient writes 0:50:56:aa:0:7.
-func padMAC(mac string) string {
-	bytes := strings.Split(mac, ":")
-	for i, b := range bytes {
-		if len(b) == 1 {
-			bytes[i] = "0" + b
-		}
-	}
-	return strings.Join(bytes, ":")
 }

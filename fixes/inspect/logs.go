@@ -1,0 +1,92 @@
+package inspect
+
+import (
+	"bytes"
+	"io"
+	"regexp"
+	"strings"
+)
+
+// maxLog is how much of a log is read, at its end, in bytes.
+const maxLog = 1 << 20
+
+// logs looks for names and addresses of cards in the guest's logs.
+func (n *names) logs() {
+	for _, name := range []string{"var/log/cloud-init-output.log", "var/log/cloud-init.log", "var/log/messages", "var/log/syslog",
+		"var/log/daemon.log", "var/log/dmesg", "var/log/dmesg.0", "var/log/kern.log", "var/log/boot.msg"} {
+		for i, t := range logged(n.tail(name)) {
+			t.from, t.source, t.at = name, fromLog, int64(i+1) // what comes later in a log is newer
+			n.left(t)
+		}
+	}
+}
+
+// tail gives the end of a file, nothing where it cannot be read: a log is a
+// last resort.
+func (n *names) tail(name string) []byte {
+	f, err := n.tree.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = f.Close() }() // read only
+	info, err := f.Stat()
+	if err != nil || info.IsDir() {
+		return nil
+	}
+	if s, ok := f.(io.Seeker); ok && info.Size() > maxLog {
+		if _, err := s.Seek(-maxLog, io.SeekEnd); err != nil {
+			return nil
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxLog))
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+var (
+	// dhclient: "Listening on LPF/ens192/00:50:56:aa:00:01".
+	logClient = regexp.MustCompile(`\bLPF/([^/\s]+)/((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b`)
+	// cloud-init's table: "| ens192 | True | 10.0.0.5 | … | 00:50:56:aa:00:01 |".
+	logTable = regexp.MustCompile(`\|\s*(\S+)\s*\|\s*True\s*\|.*\|\s*((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\s*\|`)
+	// ip link: "2: ens192: <BROADCAST,…" and, a line on, "link/ether 00:50:…".
+	logLink  = regexp.MustCompile(`\b[0-9]+: ([^:@\s]+)(?:@[^:\s]+)?: <`)
+	logEther = regexp.MustCompile(`\blink/ether ((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b`)
+	// The kernel: "e1000 0000:02:01.0 eth0: (PCI:66MHz:32-bit) 00:0c:29:…", then
+	// "e1000 0000:02:01.0 ens33: renamed from eth0".
+	logCard    = regexp.MustCompile(`\b([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]):? \S+: .*\b((?:[0-9a-f]{2}:){5}[0-9a-f]{2})\b`)
+	logRenamed = regexp.MustCompile(`\b([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]):? (\S+): renamed from `)
+)
+
+// logged lists what a log says, in its order.
+func logged(data []byte) []trace {
+	var out []trace
+	link := ""
+	cards := map[string]string{} // address by place on the bus
+	for line := range bytes.Lines(data) {
+		l := string(line)
+		if m := logClient.FindStringSubmatch(l); m != nil {
+			out = append(out, trace{name: m[1], mac: m[2]})
+		}
+		if m := logTable.FindStringSubmatch(l); m != nil {
+			out = append(out, trace{name: m[1], mac: m[2]})
+		}
+		if m := logLink.FindStringSubmatch(l); m != nil {
+			link = m[1]
+		}
+		if m := logEther.FindStringSubmatch(l); m != nil && link != "" {
+			out = append(out, trace{name: link, mac: m[1]})
+			link = ""
+		}
+		switch m := logRenamed.FindStringSubmatch(l); {
+		case m != nil && cards[m[1]] != "":
+			out = append(out, trace{name: strings.TrimSuffix(m[2], ":"), mac: cards[m[1]]})
+		case m == nil:
+			if c := logCard.FindStringSubmatch(l); c != nil {
+				cards[c[1]] = c[2]
+			}
+		}
+	}
+	return out
+}
