@@ -20,6 +20,18 @@ type Options struct {
 	// "label". Where a device has none, or one that is not unique, another of
 	// the three is taken.
 	Devices string
+	// RemoveTools removes the tools of other hypervisors with the guest's own
+	// package manager, instead of switching them off.
+	RemoveTools bool
+	// Agent is a package of the QEMU guest agent, which the guest installs when
+	// it starts on KVM for the first time.
+	Agent Package
+}
+
+// Package is a file for the guest's package manager.
+type Package struct {
+	Name    string // "qemu-guest-agent_7.2_amd64.deb"; "" is none
+	Content []byte
 }
 
 // All lists the fixes of a Linux guest in the order in which they must run.
@@ -28,6 +40,14 @@ type Options struct {
 func All(opts Options, initramfs []fixes.Fix) []fixes.Fix {
 	list := []fixes.Fix{
 		tools(),
+		hypervisorTools(),
+		cloudAgents(),
+		timeSources(),
+		guestAgent(opts),
+		modprobe(),
+		kdump(opts),
+		xorg(),
+		special(),
 		fstab(opts),
 		crypttab(opts),
 		resume(opts),

@@ -1,18 +1,15 @@
 package linux
 
 import (
-	"errors"
-	"io/fs"
-	"path"
 	"slices"
 	"strings"
 
-	"hyper2kvm/fixes"
+	"hyper2kvm/fixes/linux/ini"
 	"hyper2kvm/fixes/linux/table"
 )
 
 // tools switches VMware's guest tools off. They are not removed: that is the
-// package manager's work, and undo could not bring them back.
+// package manager's work, which --remove-tools asks for.
 func tools() fix {
 	return fix{
 		id:  "linux/vmware-tools",
@@ -20,97 +17,114 @@ func tools() fix {
 		plan: func(p *planner) error {
 			maskTools(p)
 			vmwareModules(p)
+			vmwareRepos(p)
 			return nil
 		},
 	}
 }
 
 // toolUnits lists the units of open-vm-tools under the names that Debian, SUSE
-// and Red Hat give them, and those of VMware's own installer.
+// and Red Hat give them, and the jobs and scripts of VMware's own installers.
 func toolUnits() []string {
-	return []string{"open-vm-tools.service", "vmtoolsd.service", "vgauth.service", "vgauthd.service",
-		"vmware-vmblock-fuse.service", `run-vmblock\x2dfuse.mount`, "run-vmblock-fuse.mount",
-		"vmware-tools.service", "vmware-tools-thinprint.service"}
+	return []string{"open-vm-tools", "vmtoolsd", "vgauth", "vgauthd",
+		"vmware-vmblock-fuse", `run-vmblock\x2dfuse.mount`, "run-vmblock-fuse.mount",
+		"vmware-tools", "vmware-tools-services", "vmware-tools-thinprint"}
 }
 
 func maskTools(p *planner) {
-	found := false
-	for _, unit := range toolUnits() {
-		if !p.isUnit(unit) {
-			continue
-		}
-		found = true
-		mask := path.Join("etc/systemd/system", unit)
-		target, err := p.fs.ReadLink(mask)
-		switch {
-		case err == nil && (target == "/dev/null" || path.Base(target) != unit):
-			continue // masked, or a second name for another unit
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			p.note("%s: a unit of the guest's own; left", mask)
-			continue
-		}
-		p.changes = append(p.changes, fixes.Symlink{Name: mask, To: "/dev/null"})
+	for _, name := range toolUnits() {
+		p.switchOff(name)
 	}
-	if found && len(p.changes) > 0 {
-		p.note("open-vm-tools is switched off; on KVM its package can go: %s", removal(p))
+	if len(p.changes) > 0 {
+		p.note("open-vm-tools is switched off; on KVM its package can go: %s", removal(p, "open-vm-tools"))
 	}
-	for _, name := range []string{"usr/bin/vmware-uninstall-tools.pl", "etc/vmware-tools/locations"} {
-		if p.exists(name) {
-			p.note("VMware Tools were installed from VMware's archive; run vmware-uninstall-tools.pl in the guest")
-			break
-		}
-	}
-	for _, name := range append(p.list("etc/init.d", ""), p.list("etc/init", ".conf")...) {
-		base := strings.TrimSuffix(path.Base(name), ".conf")
-		if !found && slices.Contains([]string{"open-vm-tools", "vmware-tools", "vmtoolsd"}, base) {
-			p.note("%s is left: on KVM it finds no VMware and stops by itself", name)
-		}
+	if p.any("usr/bin/vmware-uninstall-tools.pl", "etc/vmware-tools/locations") {
+		p.note("VMware Tools were installed from VMware's archive; run vmware-uninstall-tools.pl in the guest")
 	}
 }
 
-// isUnit reports whether a package brings the unit as a file of its own: an
-// alias is a link.
-func (p *planner) isUnit(unit string) bool {
-	for _, dir := range []string{"usr/lib/systemd/system", "lib/systemd/system"} {
-		if info, err := p.fs.Lstat(path.Join(dir, unit)); err == nil && info.Mode().IsRegular() {
-			return true
-		}
-	}
-	return false
-}
-
-// removal is the command that removes the package.
-func removal(p *planner) string {
-	family := append([]string{p.facts.OS.ID}, p.facts.OS.IDLike...)
+// removal is the command that removes a package.
+func removal(p *planner, name string) string {
 	switch {
-	case slices.Contains(family, "debian"):
-		return "apt-get purge open-vm-tools"
-	case slices.Contains(family, "rhel"), slices.Contains(family, "fedora"):
-		return "dnf remove open-vm-tools"
-	case slices.ContainsFunc(family, func(s string) bool { return strings.Contains(s, "suse") }):
-		return "zypper remove open-vm-tools"
+	case p.like("debian", "ubuntu"):
+		return "apt-get purge " + name
+	case p.like("alpine"):
+		return "apk del " + name
+	case p.like("arch"):
+		return "pacman -R " + name
+	case p.like("photon"):
+		return "tdnf remove " + name
+	case slices.ContainsFunc(append([]string{p.facts.OS.ID}, p.facts.OS.IDLike...), func(s string) bool { return strings.Contains(s, "suse") || s == "sles" }):
+		return "zypper remove " + name
+	case p.like("rhel", "fedora") && p.exists("usr/bin/dnf"), p.like("rhel", "fedora") && !p.exists("usr/bin/yum"):
+		return "dnf remove " + name
+	case p.like("rhel", "fedora", "amzn"):
+		return "yum remove " + name
 	}
-	return "remove open-vm-tools"
+	return "remove " + name
 }
 
 // vmwareModules comments modules out that load on VMware only, or that VMware's
 // own installer brought: systemd-modules-load fails when one does not load.
 // Drivers for VMware's devices (vmxnet3, vmw_pvscsi, vmwgfx) load anywhere and stay.
 func vmwareModules(p *planner) {
-	gone := []string{"vmw_balloon", "vmmemctl", "vmhgfs", "vmblock", "vmsync", "vmxnet", "pvscsi",
-		"vmci", "vsock", "vmw_vsock_vmci_transport", "vmw_vmci"}
+	p.unlistModules("vmw_balloon", "vmmemctl", "vmhgfs", "vmblock", "vmsync", "vmxnet", "pvscsi",
+		"vmci", "vsock", "vmw_vsock_vmci_transport", "vmw_vmci")
+}
+
+// unlistModules comments modules out that are to be loaded at boot.
+func (p *planner) unlistModules(gone ...string) {
 	for _, name := range p.once(append([]string{"etc/modules"}, p.list("etc/modules-load.d", ".conf")...)) {
+		p.commentOut(name, func(l string) bool {
+			rows := table.Parse([]byte(l)).Rows()
+			return len(rows) > 0 && slices.Contains(gone, strings.ReplaceAll(rows[0].Field(0), "-", "_"))
+		})
+	}
+}
+
+// vmwareRepos switches off package repositories that VMware has taken down: an
+// update of the guest stops at the first that does not answer.
+func vmwareRepos(p *planner) {
+	const host = "vmware.com"
+	for _, name := range p.once(append(p.list("etc/yum.repos.d", ".repo"), p.list("etc/zypp/repos.d", ".repo")...)) {
 		data, ok := p.read(name)
-		if !ok {
+		if !ok || p.like("photon") { // Photon's own repositories are VMware's
 			continue
 		}
-		now := eachLine(data, func(l string) string {
-			rows := table.Parse([]byte(l)).Rows()
-			if len(rows) == 0 || !slices.Contains(gone, strings.ReplaceAll(rows[0].Field(0), "-", "_")) {
-				return l
-			}
-			return "#" + l
-		})
-		p.write(name, data, now)
+		p.write(name, data, disableRepos(data, func(url string) bool { return strings.Contains(url, host) }))
 	}
+	for _, name := range p.once(append([]string{"etc/apt/sources.list"}, p.list("etc/apt/sources.list.d", ".list")...)) {
+		p.commentOut(name, func(l string) bool {
+			return strings.HasPrefix(l, "deb") && strings.Contains(l, "packages."+host)
+		})
+	}
+}
+
+// disableRepos sets enabled=0 in the sections of a yum or zypper file whose
+// address matches.
+func disableRepos(data []byte, match func(url string) bool) []byte {
+	gone := map[string]bool{}
+	set := map[string]bool{}
+	file := ini.Parse(data)
+	for _, e := range file.Entries() {
+		if e.Key == "baseurl" || e.Key == "mirrorlist" {
+			gone[e.Section] = gone[e.Section] || match(e.Value)
+		}
+	}
+	for _, e := range file.Entries() {
+		if e.Key == "enabled" && gone[e.Section] {
+			set[e.Section] = true
+			e.Value = "0"
+		}
+	}
+	return eachLine(file.Bytes(), func(l string) string {
+		text := strings.TrimSpace(l)
+		name, ok := strings.CutPrefix(text, "[")
+		name, closed := strings.CutSuffix(name, "]")
+		if !ok || !closed || !gone[name] || set[name] {
+			return l
+		}
+		set[name] = true
+		return l + "\nenabled=0"
+	})
 }
