@@ -2,12 +2,12 @@ package linux
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/linux/cmdline"
 	"hyper2kvm/fixes/linux/shellvars"
-	"hyper2kvm/fixes/linux/table"
 )
 
 // serialPort is the first serial port of the domain, at the speed that QEMU's
@@ -30,6 +30,7 @@ func serialConsole() fix {
 			set := consoleIsSet(p)
 			p.cmdlines(func(pl place, a *cmdline.Args) {
 				replaceXen(a)
+				dropVideoMode(a)
 				// grub.cfg's kernelopts and the like are whole command lines as well.
 				if (pl.entry || a.Has("root") && pl.name != "rootpartition" && pl.name != "root") && !speaksSerial(a) {
 					addConsole(a)
@@ -38,7 +39,9 @@ func serialConsole() fix {
 			if !set {
 				consoleForUpdates(p)
 			}
-			xenGettys(p)
+			logins(p)
+			securetty(p)
+			grubSerial(p)
 			return nil
 		},
 	}
@@ -48,11 +51,14 @@ func isX86(arch string) bool {
 	return len(arch) == 4 && arch[0] == 'i' && arch[2:] == "86"
 }
 
-// speaksSerial reports whether a command line has a serial console, or takes
-// its arguments from elsewhere.
+// speaksSerial reports whether a command line has a console on the domain's
+// serial port, or takes its arguments from elsewhere. The domain has no second
+// port: a console on that, as for the management board of a physical machine,
+// speaks to nobody.
 func speaksSerial(a *cmdline.Args) bool {
 	return a.Has("$kernelopts") || slices.ContainsFunc(a.Values("console"), func(v string) bool {
-		return strings.HasPrefix(v, "ttyS") || strings.HasPrefix(v, "ttyAMA") || v == "null" || v == ""
+		name, _, _ := strings.Cut(v, ",")
+		return name == "ttyS0" || name == "ttyS" || strings.HasPrefix(v, "ttyAMA") || v == "null" || v == ""
 	})
 }
 
@@ -68,7 +74,8 @@ func addConsole(a *cmdline.Args) {
 	a.Add(serialPort, "console=tty0")
 }
 
-// replaceXen turns the consoles of Xen guests into the serial port.
+// replaceXen turns the consoles of Xen guests into the serial port: it is where
+// they spoke, as text. The screen, which they did not have, is told as well.
 func replaceXen(a *cmdline.Args) {
 	for i := len(a.All()) - 1; i >= 0; i-- {
 		key, value, _ := cmdline.Split(a.All()[i])
@@ -81,6 +88,21 @@ func replaceXen(a *cmdline.Args) {
 			continue
 		}
 		a.Set(i, serialPort)
+		if len(a.Values("console")) == 1 {
+			a.Insert(i, "console=tty0")
+		}
+	}
+}
+
+// dropVideoMode takes a VESA mode by number away: where the card does not have
+// it, the kernel waits half a minute for a key (Documentation/admin-guide/svga.rst
+// of Linux). What is not a number, as "normal", is on every card.
+func dropVideoMode(a *cmdline.Args) {
+	for i := len(a.All()) - 1; i >= 0; i-- {
+		key, value, _ := cmdline.Split(a.All()[i])
+		if _, err := strconv.ParseUint(value, 0, 16); key == "vga" && err == nil {
+			a.Remove(i)
+		}
 	}
 }
 
@@ -122,40 +144,6 @@ func consoleForUpdates(p *planner) {
 		v.Value = args.String()
 	}
 	p.amend(name, data, file.Bytes())
-}
-
-// xenGettys moves logins on Xen's console to the serial port: lines of inittab
-// and the list of terminals on which root may log in.
-func xenGettys(p *planner) {
-	const inittab = "etc/inittab"
-	if data, ok := p.read(inittab); ok {
-		has := strings.Contains(uncommented(data), "ttyS0")
-		now := eachLine(data, func(l string) string {
-			if has || strings.HasPrefix(strings.TrimSpace(l), "#") {
-				return l
-			}
-			fields := strings.FieldsFunc(l, func(r rune) bool { return r == ' ' || r == '\t' || r == ':' })
-			for _, tty := range []string{"hvc0", "xvc0"} {
-				if slices.Contains(fields, tty) {
-					has = true
-					return strings.Replace(l, tty, "ttyS0", 1)
-				}
-			}
-			return l
-		})
-		p.write(inittab, data, now)
-	}
-	const securetty = "etc/securetty"
-	if data, ok := p.read(securetty); ok && len(data) > 0 {
-		rows := table.Parse(data).Rows()
-		if !slices.ContainsFunc(rows, func(r *table.Row) bool { return r.Field(0) == "ttyS0" }) {
-			now := string(data)
-			if !strings.HasSuffix(now, "\n") {
-				now += "\n"
-			}
-			p.write(securetty, data, []byte(now+"ttyS0\n"))
-		}
-	}
 }
 
 func uncommented(data []byte) string {

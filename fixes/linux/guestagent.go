@@ -162,7 +162,7 @@ func agentRules(p *planner) {
 			switch v.Name {
 			case "BLACKLIST_RPC", "BLOCK_RPCS", "FILTER_RPC_ARGS":
 				if v.Value != "" {
-					p.note("/%s: %s keeps the host from some calls (files, programs, passwords); left as its owner has set it", name, v.Name)
+					p.note("%s: %s keeps the host from some calls (files, programs, passwords); left as its owner has set it", name, v.Name)
 				}
 			}
 		}

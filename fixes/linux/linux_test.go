@@ -48,6 +48,8 @@ func load(t *testing.T, file string) *scenario {
 			}
 		case "devices":
 			s.opts.Devices = strings.TrimSpace(string(f.Data))
+		case "agent-package":
+			s.opts.Agent = Package{Name: "qemu-guest-agent.deb", Content: f.Data}
 		case "diff", "notes":
 			s.want[f.Name] = string(f.Data)
 		default:

@@ -62,7 +62,7 @@ func appliance(p *planner) {
 		{"etc/xensource-inventory", "a XenServer host inside a virtual machine"},
 	} {
 		if p.exists(a[0]) {
-			p.note("/%s: %s; what is generic was done", a[0], a[1])
+			p.note("%s: %s; what is generic was done", a[0], a[1])
 		}
 	}
 }

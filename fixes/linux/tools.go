@@ -23,6 +23,9 @@ func tools() fix {
 	}
 }
 
+// openUnits is how many of toolUnits are open-vm-tools', not VMware's own.
+const openUnits = 7
+
 // toolUnits lists the units of open-vm-tools under the names that Debian, SUSE
 // and Red Hat give them, and the jobs and scripts of VMware's own installers.
 func toolUnits() []string {
@@ -32,11 +35,16 @@ func toolUnits() []string {
 }
 
 func maskTools(p *planner) {
-	for _, name := range toolUnits() {
-		p.switchOff(name)
+	open := false
+	for i, name := range toolUnits() {
+		found := p.switchOff(name)
+		open = open || found && i < openUnits
 	}
-	if len(p.changes) > 0 {
+	switch {
+	case len(p.changes) > 0 && open:
 		p.note("open-vm-tools is switched off; on KVM its package can go: %s", removal(p, "open-vm-tools"))
+	case len(p.changes) > 0:
+		p.note("VMware Tools are switched off")
 	}
 	if p.any("usr/bin/vmware-uninstall-tools.pl", "etc/vmware-tools/locations") {
 		p.note("VMware Tools were installed from VMware's archive; run vmware-uninstall-tools.pl in the guest")
@@ -56,12 +64,18 @@ func removal(p *planner, name string) string {
 		return "tdnf remove " + name
 	case slices.ContainsFunc(append([]string{p.facts.OS.ID}, p.facts.OS.IDLike...), func(s string) bool { return strings.Contains(s, "suse") || s == "sles" }):
 		return "zypper remove " + name
-	case p.like("rhel", "fedora") && p.exists("usr/bin/dnf"), p.like("rhel", "fedora") && !p.exists("usr/bin/yum"):
+	case p.like("rhel", "fedora", "amzn") && slices.Contains([]string{"5", "6", "7", "2"}, major(p.facts.OS.Version)):
+		return "yum remove " + name // dnf came with RHEL 8
+	case p.like("rhel", "fedora"):
 		return "dnf remove " + name
-	case p.like("rhel", "fedora", "amzn"):
-		return "yum remove " + name
 	}
 	return "remove " + name
+}
+
+// major is the first number of a version.
+func major(version string) string {
+	first, _, _ := strings.Cut(version, ".")
+	return first
 }
 
 // vmwareModules comments modules out that load on VMware only, or that VMware's
