@@ -65,7 +65,7 @@ func apply(ctx context.Context, g *guest.Guest, planned *Planned, progress Progr
 	if !planned.Pending() {
 		return nil
 	}
-	r := &run{tree: g.FS, planned: planned, hashes: map[string]hash.Hash{}}
+	r := &run{tree: label(g), planned: planned, hashes: map[string]hash.Hash{}}
 	if err := r.prepare(); err != nil {
 		return errors.Join(err, r.abandon())
 	}
@@ -296,6 +296,11 @@ func (r *run) do(ctx context.Context, runner guest.Runner, c Change) error {
 	output, err := runner.Run(ctx, command.Command)
 	if err != nil {
 		return &CommandError{Args: command.Command.Args, Output: lastLines(output), Err: err}
+	}
+	for _, name := range command.Touches {
+		if err := labelNew(r.tree, name); err != nil {
+			return fmt.Errorf("label %s: %w", name, err)
+		}
 	}
 	return nil
 }

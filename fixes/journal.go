@@ -136,7 +136,11 @@ func (j *journal) save(tree guest.FS) error {
 	if err != nil {
 		return err
 	}
-	if err := tree.Write(journalName, strings.NewReader(string(data)+"\n"), guest.Attr{Mode: 0o600}); err != nil {
+	attr, err := newAttr(tree, journalName, &guest.Attr{Mode: 0o600})
+	if err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	if err := tree.Write(journalName, strings.NewReader(string(data)+"\n"), attr); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	return nil

@@ -165,6 +165,7 @@ func copyFile(tree guest.FS, from, name string) error {
 	attr, err := tree.Attr(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		attr, err = tree.Attr(from)
+		attr = withoutLabel(tree, attr)
 	}
 	if err != nil {
 		return err

@@ -85,7 +85,7 @@ func look(tree guest.FS, name string) (*state, error) {
 		return &state{Kind: kindDir}, nil
 	case mode&fs.ModeSymlink != 0:
 		to, err := tree.ReadLink(name)
-		return &state{Kind: kindLink, Target: to}, err
+		return &state{Kind: kindLink, Target: to, Xattrs: linkLabel(tree, name)}, err
 	case !mode.IsRegular():
 		return nil, fmt.Errorf("%s is neither a file, a link nor a folder", name)
 	}
@@ -166,9 +166,7 @@ func restore(tree guest.FS, name string, s *state) error {
 		if now.equal(s) {
 			return nil
 		}
-		if err = makeDirs(tree, name); err == nil {
-			err = tree.Symlink(s.Target, name)
-		}
+		err = restoreLink(tree, name, s)
 	case kindFile:
 		err = restoreFile(tree, name, now, s)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -124,6 +125,54 @@ func setXattrs(fd int, want map[string][]byte) error {
 		if err := unix.Fsetxattr(fd, name, value, 0); err != nil {
 			return fmt.Errorf("set extended attribute %s: %w", name, err)
 		}
+	}
+	return nil
+}
+
+// labelName is the extended attribute that SELinux keeps labels in.
+const labelName = "security.selinux"
+
+// Label returns the SELinux label of name itself, nil where it has none.
+func (r *Root) Label(name string) ([]byte, error) {
+	var out []byte
+	err := r.atItself("label", name, func(full string) error {
+		buf := make([]byte, maxXattr)
+		n, err := unix.Lgetxattr(full, labelName, buf)
+		if err == unix.ENODATA || errors.Is(err, errors.ErrUnsupported) {
+			return nil
+		}
+		if err == nil {
+			out = bytes.Clone(buf[:n])
+		}
+		return err
+	})
+	return out, err
+}
+
+// SetLabel sets the SELinux label of name itself. A file system that has none
+// stays without.
+func (r *Root) SetLabel(name string, label []byte) error {
+	return r.atItself("label", name, func(full string) error {
+		if err := unix.Lsetxattr(full, labelName, label, 0); !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+		return nil
+	})
+}
+
+// atItself calls do with a name of name itself, which is a link or not, by way
+// of the descriptor of its folder: these calls take none.
+func (r *Root) atItself(op, name string, do func(full string) error) error {
+	if name == "." {
+		return do("/proc/self/fd/" + strconv.Itoa(r.fd) + "/.")
+	}
+	folder, base, err := r.place(op, name, false)
+	if err != nil {
+		return err
+	}
+	defer closeFD(folder)
+	if err := do("/proc/self/fd/" + strconv.Itoa(folder) + "/" + base); err != nil {
+		return &fs.PathError{Op: op, Path: name, Err: err}
 	}
 	return nil
 }

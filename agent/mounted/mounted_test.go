@@ -218,3 +218,30 @@ func TestCapabilitiesAndACLsKept(t *testing.T) {
 		t.Errorf("attributes after a write are %+v, before %+v", after, before)
 	}
 }
+
+// TestLabels holds that a label is set on a link, not on what it points to, and
+// that no link leads out of the tree.
+func TestLabels(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to set security attributes")
+	}
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o644))
+	must(t, os.Symlink("file", filepath.Join(dir, "link")))
+	outside := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(outside, "x"), nil, 0o644))
+	must(t, os.Symlink(outside, filepath.Join(dir, "out")))
+	r := open(t, dir)
+	must(t, r.SetLabel("link", []byte("a:b:link_t\x00")))
+	must(t, r.SetLabel(".", []byte("a:b:root_t\x00")))
+	for name, want := range map[string]string{"link": "a:b:link_t\x00", "file": "", ".": "a:b:root_t\x00"} {
+		got, err := r.Label(name)
+		must(t, err)
+		if string(got) != want {
+			t.Errorf("label of %s is %q, want %q", name, got, want)
+		}
+	}
+	if err := r.SetLabel("out/x", []byte("a:b:bad_t\x00")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a label outside of the tree: %v", err)
+	}
+}

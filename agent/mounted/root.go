@@ -38,6 +38,7 @@ type Root struct {
 var (
 	_ guest.FS       = (*Root)(nil)
 	_ guest.Appender = (*Root)(nil)
+	_ guest.Labels   = (*Root)(nil)
 )
 
 // Open takes the tree below the folder dir. dir itself is trusted.

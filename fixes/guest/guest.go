@@ -55,6 +55,13 @@ type Appender interface {
 	Truncate(name string, size int64) error
 }
 
+// Labels is a FS whose files have SELinux labels, links among them; Attr knows
+// of no link's. Links are not followed. Where there is no label it is nil.
+type Labels interface {
+	Label(name string) ([]byte, error)
+	SetLabel(name string, label []byte) error
+}
+
 // Command is a program of the guest to run inside the guest's root.
 type Command struct {
 	Args []string

@@ -45,6 +45,7 @@ type node struct {
 var (
 	_ guest.FS       = (*FS)(nil)
 	_ guest.Appender = (*FS)(nil)
+	_ guest.Labels   = (*FS)(nil)
 
 	errNotEmpty = errors.New("directory not empty")
 	errIsDir    = errors.New("is a directory")
@@ -52,6 +53,9 @@ var (
 	// ErrSpace is what writing more than Limit allowed gives.
 	ErrSpace = errors.New("no space left on device")
 )
+
+// label is the extended attribute of SELinux's labels.
+const label = "security.selinux"
 
 // keptBits are the mode bits that a file keeps beside its type.
 const keptBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
@@ -241,6 +245,33 @@ func (f *FS) Attr(name string) (guest.Attr, error) {
 		return guest.Attr{}, err
 	}
 	return cloneAttr(n.attr), nil
+}
+
+// Label returns the SELinux label of name itself.
+func (f *FS) Label(name string) ([]byte, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.get("label", name, false)
+	if err != nil {
+		return nil, err
+	}
+	return bytes.Clone(n.attr.Xattrs[label]), nil
+}
+
+// SetLabel sets the SELinux label of name itself.
+func (f *FS) SetLabel(name string, value []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.get("label", name, false)
+	if err != nil {
+		return err
+	}
+	n.attr = cloneAttr(n.attr)
+	if n.attr.Xattrs == nil {
+		n.attr.Xattrs = map[string][]byte{}
+	}
+	n.attr.Xattrs[label] = bytes.Clone(value)
+	return nil
 }
 
 // ReadDir lists a folder, sorted by name.
