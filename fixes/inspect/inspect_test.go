@@ -221,7 +221,7 @@ func TestOldSystems(t *testing.T) {
 	for want, tree := range map[string]string{
 		"centos 6.10 sysv":     "-- etc/redhat-release --\nCentOS release 6.10 (Final)\n-- etc/inittab --\n",
 		"rhel 5.11 upstart":    "-- etc/redhat-release --\nRed Hat Enterprise Linux Server release 5.11 (Tikanga)\n-- sbin/initctl --\n-- etc/init/rc.conf --\n",
-		"sles 11 ":             "-- etc/SuSE-release --\nSUSE Linux Enterprise Server 11 (x86_64)\nVERSION = 11\nPATCHLEVEL = 4\n",
+		"sles 11.4 ":           "-- etc/SuSE-release --\nSUSE Linux Enterprise Server 11 (x86_64)\nVERSION = 11\nPATCHLEVEL = 4\n",
 		"alpine 3.19.1 openrc": "-- etc/alpine-release --\n3.19.1\n-- sbin/openrc --\n",
 		"debian 7.11 ":         "-- etc/debian_version --\n7.11\n",
 		"ubuntu 10.04 ":        "-- etc/lsb-release --\nDISTRIB_ID=Ubuntu\nDISTRIB_RELEASE=10.04\n",

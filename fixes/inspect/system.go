@@ -6,6 +6,7 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"hyper2kvm/fixes/guest"
@@ -37,6 +38,7 @@ func (f *finder) os() guest.OS {
 		if like := v["ID_LIKE"]; like != "" {
 			os.IDLike = strings.Fields(like)
 		}
+		os.IDLike = append(os.IDLike, unsaid(os)...)
 		return os
 	}
 	if os, ok := f.oldRelease(); ok {
@@ -50,6 +52,25 @@ func (f *finder) os() guest.OS {
 	}
 	return guest.OS{Family: "unknown"}
 }
+
+// unsaid gives the families of systems whose os-release does not name them:
+// SLES 12, and SLES for SAP Applications of that time, have no ID_LIKE, Oracle
+// Linux names Fedora alone.
+func unsaid(os guest.OS) []string {
+	family := ""
+	switch {
+	case os.ID == "ol" || os.ID == "oracle":
+		family = "rhel"
+	case strings.HasPrefix(os.ID, "sle") || strings.HasPrefix(os.ID, "opensuse"):
+		family = "suse"
+	}
+	if family == "" || slices.Contains(os.IDLike, family) {
+		return nil
+	}
+	return []string{family}
+}
+
+var patchLevel = regexp.MustCompile(`(?m)^PATCHLEVEL *= *([1-9][0-9]*)`)
 
 var releaseVersion = regexp.MustCompile(`(?:release|VERSION =|Linux) *v?([0-9]+(?:\.[0-9]+)*)`)
 
@@ -86,6 +107,9 @@ func (f *finder) oldRelease() (guest.OS, bool) {
 		}
 		if m := releaseVersion.FindStringSubmatch(string(data)); m != nil {
 			os.Version = m[1]
+		}
+		if m := patchLevel.FindSubmatch(data); m != nil && r.id == "sles" && !strings.Contains(os.Version, ".") {
+			os.Version += "." + string(m[1]) // as os-release has it from SLES 12 on
 		}
 		return os, true
 	}

@@ -35,17 +35,19 @@ func build(t *testing.T, files []txtar.File) *guesttest.FS {
 	made := map[string][]byte{}
 	kernels := map[string]*kernelModules{}
 	for _, f := range files {
-		text := string(f.Data)
-		dir, base := path.Split(f.Name)
-		ext := path.Ext(f.Name)
-		name := strings.TrimSuffix(f.Name, ext)
-		switch {
-		case base == "modules.list":
-			k := moduleList(t, text)
+		if dir, base := path.Split(f.Name); base == "modules.list" {
+			k := moduleList(t, string(f.Data))
 			kernels[path.Base(dir)] = k
 			for rel, data := range k.files(t) {
 				made[dir+rel] = data
 			}
+		}
+	}
+	for _, f := range files {
+		text, ext := string(f.Data), path.Ext(f.Name)
+		name := strings.TrimSuffix(f.Name, ext)
+		switch {
+		case path.Base(f.Name) == "modules.list":
 		case ext == ".list":
 			made[name] = imageList(t, text, kernels)
 		case ext == ".vars":
