@@ -25,8 +25,11 @@ type Facts struct {
 	Tools     []string   `json:"tools,omitempty"`   // hypervisor tools found: "open-vm-tools"
 	SELinux   string     `json:"selinux,omitempty"` // "enforcing", "permissive", "disabled", "" when not there
 
-	// TargetBus is the bus the guest will boot from: "virtio" or "scsi".
+	// TargetBus is the bus the guest will boot from: "virtio" or "scsi", and
+	// "sata" or "ide" for a guest whose kernels have no driver for those.
 	TargetBus string `json:"target_bus,omitempty"`
+	// Needs is what the virtual machine must be like.
+	Needs Needs `json:"needs,omitzero"`
 	// Warnings are things inspection could not read or found strange.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -145,17 +148,24 @@ type Kernel struct {
 	Initramfs string `json:"initramfs,omitempty"` // likewise; "" when there is none
 	Modules   string `json:"modules"`             // "lib/modules/6.1.0-25-amd64" (links resolved)
 	Default   bool   `json:"default,omitempty"`
+	Support
+	// Entries name the boot entries that start it.
+	Entries []string `json:"entries,omitempty"`
 }
 
 // BootLoader says what starts the kernel.
 type BootLoader struct {
-	Kind string `json:"kind"` // "grub2", "grub-legacy", "systemd-boot", "extlinux", "none"
+	// Kind is "grub2", "grub-legacy", "systemd-boot", "extlinux", "uki" where the
+	// firmware itself starts unified kernel images, "lilo", "zipl", or "none".
+	Kind string `json:"kind"`
 	// Configs are the files that hold the kernel command lines.
 	Configs []string `json:"configs,omitempty"`
 	// ESP is the mount point of the EFI system partition without leading slash, "" when there is none.
 	ESP string `json:"esp,omitempty"`
 	// Loaders are the EFI programs found on it: "EFI/debian/shimx64.efi".
 	Loaders []string `json:"loaders,omitempty"`
+	// Entries are what the loader offers to start, in its order.
+	Entries []BootEntry `json:"entries,omitempty"`
 }
 
 // NIC is a network interface of the source machine.

@@ -31,6 +31,8 @@ func Inspect(tree guest.FS, given guest.Facts) *guest.Facts {
 	out.Initramfs = f.generator()
 	f.loader()
 	f.firmware()
+	f.menu()
+	f.needs()
 	f.network()
 	f.tools()
 	return &out

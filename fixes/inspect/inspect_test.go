@@ -73,14 +73,15 @@ func TestDebian(t *testing.T) {
 		OS:   guest.OS{Family: "linux", ID: "debian", Version: "12", Name: "Debian GNU/Linux 12 (bookworm)"},
 		Arch: "x86_64", Hostname: "web01", Firmware: "bios", Init: "systemd", Disks: got.Disks,
 		Kernels: []guest.Kernel{
-			{Version: "6.1.0-25-amd64", Image: "boot/vmlinuz-6.1.0-25-amd64", Initramfs: "boot/initrd.img-6.1.0-25-amd64", Modules: "usr/lib/modules/6.1.0-25-amd64", Default: true},
+			{Version: "6.1.0-25-amd64", Image: "boot/vmlinuz-6.1.0-25-amd64", Initramfs: "boot/initrd.img-6.1.0-25-amd64", Modules: "usr/lib/modules/6.1.0-25-amd64", Default: true, Entries: []string{"Debian"}},
 			{Version: "6.1.0-9-amd64", Image: "boot/vmlinuz-6.1.0-9-amd64", Modules: "usr/lib/modules/6.1.0-9-amd64"},
 		},
 		Initramfs: "initramfs-tools",
-		Loader:    guest.BootLoader{Kind: "grub2", Configs: []string{"boot/grub/grub.cfg", "boot/grub/grubenv", "etc/default/grub"}},
-		Network:   []string{"ifupdown"},
-		NICs:      []guest.NIC{{Name: "ens192", From: "etc/network/interfaces"}},
-		Tools:     []string{"open-vm-tools"},
+		Loader: guest.BootLoader{Kind: "grub2", Configs: []string{"boot/grub/grub.cfg", "boot/grub/grubenv", "etc/default/grub"},
+			Entries: []guest.BootEntry{{File: "boot/grub/grub.cfg", Name: "Debian", Title: "Debian", Image: "boot/vmlinuz-6.1.0-25-amd64", Version: "6.1.0-25-amd64", Default: true}}},
+		Network: []string{"ifupdown"},
+		NICs:    []guest.NIC{{Name: "ens192", From: "etc/network/interfaces"}},
+		Tools:   []string{"open-vm-tools"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -253,7 +254,7 @@ func TestDefaultKernel(t *testing.T) {
 	const kernels = "-- boot/vmlinuz-5.14.0-70.el9.x86_64 --\n-- lib/modules/5.14.0-70.el9.x86_64/x --\n-- boot/vmlinuz-5.14.0-427.el9.x86_64 --\n-- lib/modules/5.14.0-427.el9.x86_64/x --\n"
 	for name, test := range map[string]struct{ tree, want string }{
 		"newest": {"", "5.14.0-427.el9.x86_64"},
-		"saved":  {"-- boot/loader/entries/a.conf --\n-- boot/grub2/grubenv --\nsaved_entry=0123-5.14.0-70.el9.x86_64\n", "5.14.0-70.el9.x86_64"},
+		"saved":  {"-- boot/loader/entries/0123-5.14.0-70.el9.x86_64.conf --\nlinux /vmlinuz-5.14.0-70.el9.x86_64\n-- boot/grub2/grubenv --\nsaved_entry=0123-5.14.0-70.el9.x86_64\n", "5.14.0-70.el9.x86_64"},
 		"first":  {"-- boot/grub2/grub.cfg --\nlinux16 /vmlinuz-5.14.0-70.el9.x86_64 ro\nlinux16 /vmlinuz-5.14.0-427.el9.x86_64 ro\n", "5.14.0-70.el9.x86_64"},
 		"legacy": {"-- boot/grub/menu.lst --\ndefault=1\ntitle a\n kernel /vmlinuz-5.14.0-427.el9.x86_64\ntitle b\n kernel /vmlinuz-5.14.0-70.el9.x86_64\n", "5.14.0-70.el9.x86_64"},
 	} {
@@ -356,6 +357,11 @@ func FuzzConfigs(f *testing.F) {
 	f.Add("boot/grub/grub.cfg", "linux\nlinux x")
 	f.Add("etc/sysconfig/network-scripts/ifcfg-x", "DEVICE='\n")
 	f.Add("var/lib/dhcp/leases", "interface \"\"")
+	f.Add("boot/grub/menu.lst", "default 1\ntitle a\nkernel (hd0,0)/vmlinuz-1")
+	f.Add("boot/extlinux.conf", "LABEL a\nLINUX ../vmlinuz-1")
+	f.Add("boot/loader/entries/a.conf", "linux /vmlinuz-1")
+	f.Add("lib/modules/1/modules.dep", "a.ko:")
+	f.Add("lib64/libc.so.6", "\x7fELF\x02\x01")
 	f.Fuzz(func(t *testing.T, name, content string) {
 		tree := guesttest.New(t, "-- boot/vmlinuz-1 --\n-- lib/modules/1/x --\n")
 		if strings.ContainsAny(name, "\x00") || len(name) > 100 {
@@ -364,7 +370,8 @@ func FuzzConfigs(f *testing.F) {
 		if err := tree.Write("boot/config-1", strings.NewReader(content), guest.Attr{Mode: 0o644}); err != nil {
 			t.Fatal(err)
 		}
-		for _, known := range []string{"etc/fstab", "etc/netplan/a.yaml", "etc/systemd/network/a.network", "boot/grub/grub.cfg", "etc/sysconfig/network-scripts/ifcfg-x", "var/lib/dhcp/leases"} {
+		for _, known := range []string{"etc/fstab", "etc/netplan/a.yaml", "etc/systemd/network/a.network", "boot/grub/grub.cfg", "etc/sysconfig/network-scripts/ifcfg-x", "var/lib/dhcp/leases",
+			"boot/grub/menu.lst", "boot/extlinux.conf", "boot/loader/entries/a.conf", "boot/efi/EFI/Linux/a.efi", "lib/modules/1/modules.dep", "lib64/libc.so.6"} {
 			if known == name {
 				tree.Put(name, []byte(content))
 			}

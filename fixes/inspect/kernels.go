@@ -11,13 +11,13 @@ import (
 	"hyper2kvm/fixes/guest"
 )
 
-// kernels lists the installed kernels, newest first: an image in /boot whose
+// kernels lists the installed kernels: an image in /boot whose
 // version has a folder of modules. A rescue image has none; it carries its
 // drivers itself.
 func (f *finder) kernels() {
 	boot := f.list("boot", "")
 	for _, image := range boot {
-		version, ok := f.versionOf(path.Base(image))
+		version, ok := f.versionOf(image)
 		if !ok || !f.isDir("lib/modules/"+version) {
 			continue
 		}
@@ -32,13 +32,13 @@ func (f *finder) kernels() {
 			Version: version, Image: image, Initramfs: initramfsOf(boot, path.Base(image), version), Modules: modules,
 		})
 	}
-	slices.SortStableFunc(f.facts.Kernels, func(a, b guest.Kernel) int { return CompareVersions(b.Version, a.Version) })
-	f.chooseDefault()
 }
 
 // versionOf takes the version from the name of a kernel image. Arch and Alpine
-// name an image after its flavour: the folder of modules tells the version.
-func (f *finder) versionOf(name string) (string, bool) {
+// name an image after its flavour: the image itself, else the folder of modules,
+// tells the version.
+func (f *finder) versionOf(image string) (string, bool) {
+	name := path.Base(image)
 	for _, prefix := range []string{"vmlinuz-", "vmlinux-", "image-", "kernel-", "Image-"} {
 		version, ok := strings.CutPrefix(name, prefix)
 		if !ok || version == "" {
@@ -51,6 +51,9 @@ func (f *finder) versionOf(name string) (string, bool) {
 		}
 		if version[0] >= '0' && version[0] <= '9' {
 			return version, true
+		}
+		if own := f.imageVersion(image); own != "" && !strings.Contains(version, "rescue") {
+			return own, true
 		}
 		return f.flavour(version)
 	}
@@ -119,33 +122,38 @@ func CompareVersions(a, b string) int {
 
 var versionParts = regexp.MustCompile(`[0-9]+|[A-Za-z]+`)
 
-// chooseDefault marks the kernel that the boot loader starts, as far as that is
-// told by a saved entry or the first entry; else the newest.
+// chooseDefault marks the kernel that the boot loader starts, as far as its menu
+// tells; else the newest. Then it finds out what each kernel can do.
 func (f *finder) chooseDefault() {
 	ks := f.facts.Kernels
 	if len(ks) == 0 {
 		f.warn("no installed kernel was found")
 		return
 	}
-	chosen := f.savedKernel()
+	slices.SortStableFunc(ks, func(a, b guest.Kernel) int { return CompareVersions(b.Version, a.Version) })
+	chosen := f.enteredKernel()
 	if chosen < 0 {
 		chosen = f.firstKernel()
 	}
-	if chosen < 0 {
-		chosen = 0
+	ks[max(chosen, 0)].Default = true
+	for i := range ks {
+		ks[i].Support = f.support(&ks[i])
 	}
-	ks[chosen].Default = true
 }
 
-// savedKernel finds the kernel of grubenv's saved_entry, where that is in use.
-func (f *finder) savedKernel() int {
-	defaults, _ := f.read("etc/default/grub")
-	bls := len(f.list("boot/loader/entries", ".conf")) > 0
-	if shellVars(defaults)["GRUB_DEFAULT"] != "saved" && !bls {
-		return -1
+// enteredKernel finds the kernel of the default entry: by its file, else by the
+// version that its title holds.
+func (f *finder) enteredKernel() int {
+	for _, e := range f.facts.Loader.Entries {
+		if !e.Default {
+			continue
+		}
+		if i := slices.IndexFunc(f.facts.Kernels, func(k guest.Kernel) bool { return k.Image == e.Image }); i >= 0 {
+			return i
+		}
+		return f.kernelIn(e.Name + " " + e.Title)
 	}
-	env, _ := f.first("boot/grub2/grubenv", "boot/grub/grubenv")
-	return f.kernelIn(shellVars(env)["saved_entry"])
+	return -1
 }
 
 // kernelIn finds the kernel whose version a text holds, the longest that fits.
@@ -159,33 +167,13 @@ func (f *finder) kernelIn(text string) int {
 	return best
 }
 
-// firstKernel finds the kernel of the first entry of a configuration: of the
-// entry that default= numbers, in GRUB's old one.
+// firstKernel finds the kernel that a configuration of GRUB without a menu
+// starts.
 func (f *finder) firstKernel() int {
-	if data, _ := f.first("boot/grub2/grub.cfg", "boot/grub/grub.cfg"); data != nil {
-		for _, l := range lines(data) {
-			if words := strings.Fields(l); len(words) > 1 && strings.HasPrefix(words[0], "linux") {
-				if i := f.kernelIn(words[1]); i >= 0 {
-					return i
-				}
-			}
-		}
-		return -1
-	}
-	data, _ := f.first("boot/grub/menu.lst", "boot/grub/grub.conf", "boot/extlinux.conf", "boot/extlinux/extlinux.conf")
-	want, title := 0, -1
+	data, _ := f.first("boot/grub2/grub.cfg", "boot/grub/grub.cfg")
 	for _, l := range lines(data) {
-		words := strings.FieldsFunc(l, func(r rune) bool { return r == ' ' || r == '\t' || r == '=' })
-		switch {
-		case len(words) < 2:
-		case words[0] == "default":
-			if n, err := strconv.Atoi(words[1]); err == nil {
-				want = n
-			}
-		case words[0] == "title" || strings.EqualFold(words[0], "label"):
-			title++
-		case strings.EqualFold(words[0], "kernel") || strings.EqualFold(words[0], "linux") || words[0] == "module":
-			if i := f.kernelIn(words[1]); i >= 0 && title >= want {
+		if words := strings.Fields(l); len(words) > 1 && strings.HasPrefix(words[0], "linux") {
+			if i := f.kernelIn(words[1]); i >= 0 {
 				return i
 			}
 		}

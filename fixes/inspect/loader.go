@@ -124,19 +124,21 @@ func (f *finder) configs() []string {
 
 // loaderKind tells which loader starts the kernel. A systemd-boot counts only
 // where no GRUB lies beside it: its package brings the file without using it.
+// SUSE calls it grub.efi in its own folder, since that is what its shim starts.
 func (f *finder) loaderKind() string {
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(f.facts.Loader.Configs, func(c string) bool {
 			return slices.Contains(names, path.Base(c)) && !strings.HasPrefix(c, "etc/")
 		})
 	}
-	program := func(prefix string) bool {
-		return slices.ContainsFunc(f.facts.Loader.Loaders, func(l string) bool {
-			return strings.HasPrefix(strings.ToLower(path.Base(l)), prefix)
-		})
+	systemd := func(l string) bool {
+		l = strings.ToLower(l)
+		return strings.HasPrefix(path.Base(l), "systemd-boot") || path.Base(path.Dir(l)) == "systemd"
 	}
+	grub := func(l string) bool { return strings.HasPrefix(strings.ToLower(path.Base(l)), "grub") && !systemd(l) }
+	loaders := f.facts.Loader.Loaders
 	switch {
-	case program("systemd-boot") && !program("grub"):
+	case slices.ContainsFunc(loaders, systemd) && !slices.ContainsFunc(loaders, grub):
 		return "systemd-boot"
 	case has("grub.cfg"):
 		return "grub2"
@@ -144,6 +146,12 @@ func (f *finder) loaderKind() string {
 		return "grub-legacy"
 	case has("extlinux.conf", "syslinux.cfg"):
 		return "extlinux"
+	case len(UnifiedImages(f.tree, f.facts.Loader.ESP)) > 0:
+		return "uki"
+	case f.exists("etc/lilo.conf"):
+		return "lilo"
+	case f.exists("etc/zipl.conf") && f.facts.Arch == "s390x":
+		return "zipl"
 	}
 	return "none"
 }

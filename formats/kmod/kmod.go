@@ -36,8 +36,9 @@ func Normal(name string) string { return strings.ReplaceAll(name, "-", "_") }
 // IsModule reports whether a file's name is that of a module.
 func IsModule(file string) bool { return trimExt(file) != file }
 
+// trimExt takes the ending off; that of Linux 2.4 is .o.
 func trimExt(file string) string {
-	for _, ext := range []string{".ko", ".ko.gz", ".ko.xz", ".ko.zst", ".ko.lz4"} {
+	for _, ext := range []string{".ko", ".ko.gz", ".ko.xz", ".ko.zst", ".ko.lz4", ".o", ".o.gz"} {
 		if name, ok := strings.CutSuffix(file, ext); ok {
 			return name
 		}
