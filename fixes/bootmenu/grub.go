@@ -222,15 +222,15 @@ func cutName(name string) (part, rest string) {
 }
 
 // SetGrubDefault makes another entry the default: in the place where the
-// configuration names one, and false where there is none.
-func SetGrubDefault(data []byte, name string) ([]byte, bool) {
+// configuration names one, else at its beginning.
+func SetGrubDefault(data []byte, name string) []byte {
 	g := ParseGrub(data)
 	if len(g.defaultLines) == 0 {
-		return data, false
+		return insert(data, 0, `set default="`+quoted(name)+`"`)
 	}
 	i := g.defaultLines[len(g.defaultLines)-1]
 	m := setDefault.FindStringSubmatch(text(lines(data)[i]))
-	return replace(data, i, m[1]+`"`+quoted(name)+`"`), true
+	return replace(data, i, m[1]+`"`+quoted(name)+`"`)
 }
 
 // quoted escapes what is special between double quotes (GRUB manual, "Quoting").

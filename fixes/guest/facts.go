@@ -164,6 +164,9 @@ type BootLoader struct {
 	ESP string `json:"esp,omitempty"`
 	// Loaders are the EFI programs found on it: "EFI/debian/shimx64.efi".
 	Loaders []string `json:"loaders,omitempty"`
+	// Menu is the file that tells which entry is the default: "boot/grub2/grub.cfg",
+	// "boot/efi/loader/loader.conf".
+	Menu string `json:"menu,omitempty"`
 	// Entries are what the loader offers to start, in its order.
 	Entries []BootEntry `json:"entries,omitempty"`
 }

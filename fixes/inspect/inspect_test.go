@@ -77,7 +77,7 @@ func TestDebian(t *testing.T) {
 			{Version: "6.1.0-9-amd64", Image: "boot/vmlinuz-6.1.0-9-amd64", Modules: "usr/lib/modules/6.1.0-9-amd64"},
 		},
 		Initramfs: "initramfs-tools",
-		Loader: guest.BootLoader{Kind: "grub2", Configs: []string{"boot/grub/grub.cfg", "boot/grub/grubenv", "etc/default/grub"},
+		Loader: guest.BootLoader{Kind: "grub2", Configs: []string{"boot/grub/grub.cfg", "boot/grub/grubenv", "etc/default/grub"}, Menu: "boot/grub/grub.cfg",
 			Entries: []guest.BootEntry{{File: "boot/grub/grub.cfg", Name: "Debian", Title: "Debian", Image: "boot/vmlinuz-6.1.0-25-amd64", Version: "6.1.0-25-amd64", Default: true}}},
 		Network: []string{"ifupdown"},
 		NICs:    []guest.NIC{{Name: "ens192", From: "etc/network/interfaces"}},

@@ -92,6 +92,7 @@ const savedEntry = "${saved_entry}"
 // grubMenu lists GRUB 2's menu.
 func (f *finder) grubMenu() {
 	g, config := f.grubConfig()
+	f.facts.Loader.Menu = config
 	nodes := g.Nodes
 	files := map[*bootmenu.Node]string{}
 	if g.BLS {
@@ -190,7 +191,8 @@ func (f *finder) systemdMenu() {
 		list, files[e.ID] = append(list, e), u.path
 	}
 	bootmenu.SortBLS(list)
-	conf, _ := f.read(path.Join(esp, "loader/loader.conf"))
+	f.facts.Loader.Menu = path.Join(esp, "loader/loader.conf")
+	conf, _ := f.read(f.facts.Loader.Menu)
 	pattern, chosen := bootmenu.LoaderDefault(conf), 0
 	if i := slices.IndexFunc(list, func(e bootmenu.BLS) bool { return bootmenu.MatchLoader(pattern, files[e.ID]) }); pattern != "" && i >= 0 {
 		chosen = i
@@ -204,6 +206,7 @@ func (f *finder) systemdMenu() {
 // legacyMenu lists GRUB legacy's menu.
 func (f *finder) legacyMenu() {
 	name := f.config("menu.lst", "grub.conf")
+	f.facts.Loader.Menu = name
 	data, _ := f.read(name)
 	c := bootmenu.ParseLegacy(data)
 	chosen := c.Default
@@ -224,6 +227,7 @@ func (f *finder) legacyMenu() {
 // syslinuxMenu lists the labels of syslinux.
 func (f *finder) syslinuxMenu() {
 	name := f.config("extlinux.conf", "syslinux.cfg")
+	f.facts.Loader.Menu = name
 	data, _ := f.read(name)
 	c := bootmenu.ParseSyslinux(data)
 	for _, e := range c.Entries {

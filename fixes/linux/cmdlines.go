@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 
+	"hyper2kvm/fixes/bootmenu"
 	"hyper2kvm/fixes/linux/cmdline"
 	"hyper2kvm/fixes/linux/shellvars"
 )
@@ -82,7 +83,7 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf")
 	shell = append(shell, p.list("etc/dracut.conf.d", ".conf")...)
 	plain := append([]string{"etc/kernel/cmdline"}, p.list("etc/cmdline.d", ".conf")...)
-	env := []string{"boot/grub2/grubenv", "boot/grub/grubenv"}
+	env := p.environments()
 
 	var out []cmdlineFile
 	for _, set := range []struct {
@@ -235,40 +236,22 @@ func inPlain(name string, data []byte, edit editLine) []byte {
 	})
 }
 
-// grubEnvSize is the size of GRUB's environment block, which its header begins
-// and "#" fills up (GRUB manual, "The GRUB environment block"; grub/lib/envblk.h).
-const (
-	grubEnvSize   = 1024
-	grubEnvHeader = "# GRUB Environment Block\n"
-)
-
 // inGrubEnv edits the variable that boot entries of RHEL 8 and Fedora 30 take
 // their arguments from. GRUB writes to the block in place: its size must stay.
 func inGrubEnv(name string, data []byte, edit editLine) []byte {
-	if len(data) != grubEnvSize || !strings.HasPrefix(string(data), grubEnvHeader) {
+	env, ok := bootmenu.ParseEnv(data)
+	if !ok {
 		return data
 	}
-	vars := string(data[len(grubEnvHeader):])
-	if strings.HasSuffix(vars, "#\n") { // an editor's, not GRUB's
-		vars = vars[:len(vars)-1]
-	}
-	vars = strings.TrimRight(vars, "#")
-	if vars != "" && !strings.HasSuffix(vars, "\n") {
+	old, ok := env.Get("kernelopts")
+	if !ok {
 		return data
 	}
-	now := eachLine([]byte(vars), func(l string) string {
-		text, ok := strings.CutPrefix(l, "kernelopts=")
-		if !ok {
-			return l
-		}
-		return "kernelopts=" + editText(place{file: name, name: "kernelopts"}, text, edit)
-	})
-	if string(now) == vars {
+	now := editText(place{file: name, name: "kernelopts"}, old, edit)
+	if now == old {
 		return data
 	}
-	fill := grubEnvSize - len(grubEnvHeader) - len(now)
-	if fill < 0 {
-		return nil
-	}
-	return []byte(grubEnvHeader + string(now) + strings.Repeat("#", fill))
+	env.Set("kernelopts", now)
+	block, _ := env.Bytes() // nil where it does not fit
+	return block
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"hyper2kvm/fixes/bootmenu"
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/guest/guesttest"
 	"hyper2kvm/fixes/linux/cmdline"
@@ -129,7 +130,7 @@ func TestRealGrubEnv(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if now := inGrubEnv("x", data, func(_ place, a *cmdline.Args) { a.Add("x") }); len(data) == grubEnvSize && len(now) != grubEnvSize {
+		if now := inGrubEnv("x", data, func(_ place, a *cmdline.Args) { a.Add("x") }); len(data) == bootmenu.EnvSize && len(now) != bootmenu.EnvSize {
 			t.Errorf("%s became %d bytes", filepath.Base(file), len(now))
 		}
 	}
@@ -137,14 +138,14 @@ func TestRealGrubEnv(t *testing.T) {
 
 func TestGrubEnv(t *testing.T) {
 	block := func(vars string) []byte {
-		return []byte(grubEnvHeader + vars + strings.Repeat("#", grubEnvSize-len(grubEnvHeader)-len(vars)))
+		return []byte(bootmenu.EnvHeader + vars + strings.Repeat("#", bootmenu.EnvSize-len(bootmenu.EnvHeader)-len(vars)))
 	}
 	add := func(_ place, a *cmdline.Args) { a.Add("console=tty0") }
 	got := inGrubEnv("x", block("a=b##\nkernelopts=root=/dev/sda1 ro\nz=#\n"), add)
 	if want := block("a=b##\nkernelopts=root=/dev/sda1 ro console=tty0\nz=#\n"); !bytes.Equal(got, want) {
 		t.Errorf("got %q", got)
 	}
-	full := block("kernelopts=" + strings.Repeat("x", grubEnvSize-len(grubEnvHeader)-12) + "\n")
+	full := block("kernelopts=" + strings.Repeat("x", bootmenu.EnvSize-len(bootmenu.EnvHeader)-12) + "\n")
 	if got := inGrubEnv("x", full, add); got != nil {
 		t.Errorf("a full block became %d bytes", len(got))
 	}

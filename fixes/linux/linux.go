@@ -54,6 +54,7 @@ func All(opts Options, initramfs []fixes.Fix) []fixes.Fix {
 		network(),
 		cloudInit(),
 		lvm(),
+		kernelChoice(),
 		grub(opts),
 		serialConsole(),
 	}
