@@ -52,7 +52,7 @@ type Disk struct {
 	Table      string      `json:"table"` // "gpt", "dos", "none"
 	TableID    string      `json:"table_id,omitempty"`
 	Partitions []Partition `json:"partitions,omitempty"`
-	BootCode   string      `json:"boot_code,omitempty"` // "grub" where the MBR holds GRUB's boot.img
+	BootCode   string      `json:"boot_code,omitempty"` // "grub" where the MBR holds GRUB's boot.img, "none" where it holds no code
 }
 
 // Partition is one entry of a partition table.

@@ -23,6 +23,22 @@ func (f *finder) loader() {
 	}
 	l.Configs = f.configs()
 	l.Kind = f.loaderKind()
+	f.twinSystem()
+}
+
+// twinSystem tells of Flatcar and CoreOS by their partitions: two images of /usr
+// that take turns, and one for the platform.
+func (f *finder) twinSystem() {
+	labels := map[string]bool{}
+	for _, d := range f.facts.Disks {
+		for _, p := range d.Partitions {
+			labels[p.Label] = true
+		}
+	}
+	if labels["USR-A"] && labels["USR-B"] {
+		f.warn("the disk is one of Flatcar or CoreOS: its kernel has virtio built in, and nothing of it has to be repaired. " +
+			"Convert it as it is, and set oem_id=\"qemu\" in the grub.cfg of the partition OEM")
+	}
 }
 
 // esp finds where the EFI system partition is mounted: by the type of its

@@ -80,10 +80,11 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 		}
 	}
 	shell := append([]string{"etc/default/grub"}, p.list("etc/default/grub.d", ".cfg")...)
-	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf")
+	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf", "etc/sysconfig/bootloader")
 	shell = append(shell, p.list("etc/dracut.conf.d", ".conf")...)
 	plain := append([]string{"etc/kernel/cmdline"}, p.list("etc/cmdline.d", ".conf")...)
 	env := p.environments()
+	photon := append(p.list("boot", ".cfg"), p.list("boot/grub2", ".cfg")...)
 
 	var out []cmdlineFile
 	for _, set := range []struct {
@@ -91,7 +92,7 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 		rewrite func(string, []byte, editLine) []byte
 	}{
 		{grub, inGrubConfig}, {legacy, inGrubLegacy}, {bls, inBLS}, {syslinux, inSyslinux},
-		{env, inGrubEnv}, {shell, inShell}, {plain, inPlain},
+		{env, inGrubEnv}, {photon, inPhoton}, {shell, inShell}, {plain, inPlain},
 	} {
 		for _, name := range p.once(set.names) {
 			out = append(out, cmdlineFile{name, set.rewrite})
@@ -216,7 +217,8 @@ func inShell(name string, data []byte, edit editLine) []byte {
 		switch v.Name {
 		case "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT", "GRUB_CMDLINE_LINUX_RECOVERY",
 			"GRUB_CMDLINE_LINUX_XEN_REPLACE", "GRUB_CMDLINE_LINUX_XEN_REPLACE_DEFAULT",
-			"kernel_cmdline", "default_kernel_opts":
+			"kernel_cmdline", "default_kernel_opts",
+			"DEFAULT_APPEND", "FAILSAFE_APPEND": // of SUSE's perl-Bootloader
 			v.Value = editText(place{file: name, name: v.Name}, v.Value, edit)
 		case "root":
 			if path.Base(name) == "update-extlinux.conf" && v.Value != "" {
@@ -225,6 +227,19 @@ func inShell(name string, data []byte, edit editLine) []byte {
 		}
 	}
 	return file.Bytes()
+}
+
+var photonLine = regexp.MustCompile(`^(photon_cmdline=)(.*)$`)
+
+// inPhoton edits the files that Photon's grub.cfg loads for a kernel: most of its
+// command line is in a variable, and the root in grub.cfg.
+func inPhoton(name string, data []byte, edit editLine) []byte {
+	return eachLine(data, func(l string) string {
+		if m := photonLine.FindStringSubmatch(l); m != nil {
+			return m[1] + editText(place{file: name, entry: true, name: "photon_cmdline"}, m[2], edit)
+		}
+		return l
+	})
 }
 
 func inPlain(name string, data []byte, edit editLine) []byte {

@@ -56,7 +56,7 @@ func isX86(arch string) bool {
 // port: a console on that, as for the management board of a physical machine,
 // speaks to nobody.
 func speaksSerial(a *cmdline.Args) bool {
-	return a.Has("$kernelopts") || slices.ContainsFunc(a.Values("console"), func(v string) bool {
+	return a.Has("$kernelopts") || a.Has("$photon_cmdline") || slices.ContainsFunc(a.Values("console"), func(v string) bool {
 		name, _, _ := strings.Cut(v, ",")
 		return name == "ttyS0" || name == "ttyS" || strings.HasPrefix(v, "ttyAMA") || v == "null" || v == ""
 	})

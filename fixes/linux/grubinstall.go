@@ -12,7 +12,8 @@ import (
 
 // deviceMap removes GRUB 2's device.map when it names disks in a way that does
 // not hold: grub-install probes the disks without one, and a stale one makes it
-// write to the wrong disk or none. GRUB legacy cannot do without: it is left.
+// write to the wrong disk or none. GRUB legacy's, which its shell takes disks
+// from, gets the names that they have on KVM.
 func deviceMap(p *planner) {
 	for _, dir := range []string{"boot/grub", "boot/grub2"} {
 		name := dir + "/device.map"
@@ -26,11 +27,28 @@ func deviceMap(p *planner) {
 		switch {
 		case !stale:
 		case !p.exists(dir + "/grub.cfg"):
-			p.note("%s: names disks that change; left for GRUB legacy", name)
+			legacyDeviceMap(p, name, data)
 		default:
 			p.changes = append(p.changes, fixes.Remove{Name: name})
 		}
 	}
+}
+
+// legacyDeviceMap renames the disks in GRUB legacy's device.map: "(hd0) /dev/sda".
+func legacyDeviceMap(p *planner, name string, data []byte) {
+	file := table.Parse(data)
+	for _, r := range file.Rows() {
+		old := r.Field(1)
+		if !guest.Unstable(old) {
+			continue
+		}
+		if disk := newDisk(p, old); disk != "" {
+			r.Set(1, disk)
+			continue
+		}
+		p.note("%s: %s cannot be told apart on KVM; left", name, old)
+	}
+	p.write(name, data, file.Bytes())
 }
 
 const debconfFile = "var/cache/debconf/config.dat"
@@ -86,7 +104,7 @@ func newDisks(p *planner, value string) (string, bool) {
 // newDisk is the kernel name that a disk gets on the target's bus; "" where it
 // cannot be told.
 func newDisk(p *planner, old string) string {
-	prefix := map[string]string{"virtio": "/dev/vd", "scsi": "/dev/sd"}[p.facts.TargetBus]
+	prefix := map[string]string{"virtio": "/dev/vd", "scsi": "/dev/sd", "sata": "/dev/sd"}[p.facts.TargetBus]
 	disk := diskOf(p.facts, old)
 	if prefix == "" || disk < 0 || disk >= 26 {
 		return ""
@@ -115,7 +133,7 @@ func diskOf(f *guest.Facts, name string) int {
 	}
 	at := -1
 	for _, d := range f.Disks {
-		if d.BootCode == "" {
+		if d.BootCode != "grub" {
 			continue
 		}
 		if at >= 0 {

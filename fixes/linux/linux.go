@@ -56,10 +56,11 @@ func All(opts Options, initramfs []fixes.Fix) []fixes.Fix {
 		lvm(),
 		kernelChoice(),
 		grub(opts),
+		alpineModules(),
 		serialConsole(),
 	}
 	list = append(list, initramfs...)
-	return append(list, fallbackLoader())
+	return append(list, fallbackLoader(), unifiedImages(opts), loaderCheck())
 }
 
 // fix is a fixes.Fix made of functions.

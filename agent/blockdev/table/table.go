@@ -32,7 +32,7 @@ type Table struct {
 	ID         string
 	SectorSize int64 // that the table counts in; the one asked for if there is none
 	Partitions []guest.Partition
-	BootCode   string // "grub" where sector 0 holds GRUB's boot.img
+	BootCode   string // "grub" where sector 0 holds GRUB's boot.img, "none" where it holds no code
 	Warnings   []string
 }
 
@@ -58,8 +58,12 @@ func Read(r io.ReaderAt, size, sector int64) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read partition table: %w", err)
 	}
-	if bytes.Contains(mbr[:diskID], []byte("GRUB")) {
+	switch code := mbr[:diskID]; {
+	case bytes.Contains(code, []byte("GRUB")):
 		t.BootCode = "grub"
+		t.checkCore(r, mbr, size, sector)
+	case bytes.Count(code, []byte{0}) == len(code):
+		t.BootCode = "none"
 	}
 	if mbr[mbrSignature] != 0x55 || mbr[mbrSignature+1] != 0xaa {
 		return t, nil
@@ -71,6 +75,31 @@ func Read(r io.ReaderAt, size, sector int64) (*Table, error) {
 		}
 	}
 	return t, t.readMBR(r, mbr, size, sector)
+}
+
+// Offsets in GRUB's boot sector: of the first sector of what it loads, in GRUB 2
+// (grub/i386/pc/boot.h), and of the version, in GRUB legacy (stage1.h).
+const (
+	coreSector    = 0x5c
+	legacyVersion = 0x3e
+)
+
+// checkCore warns of a boot sector of GRUB 2 that leads nowhere: its core image
+// is in the gap before the first partition or in a BIOS boot partition, where
+// partitioning tools do not see it and copies forget it.
+func (t *Table) checkCore(r io.ReaderAt, mbr []byte, size, sector int64) {
+	if mbr[legacyVersion] == 3 && mbr[legacyVersion+1] == 2 {
+		return
+	}
+	at := binary.LittleEndian.Uint64(mbr[coreSector:])
+	if at == 0 || at >= uint64(size/sector) {
+		t.warn("GRUB's boot sector leads to sector %d, which the disk does not have: it does not boot with a BIOS", at)
+		return
+	}
+	core, err := readAt(r, int64(at)*sector, mbrSize, size)
+	if err == nil && bytes.Count(core, []byte{0}) == len(core) {
+		t.warn("GRUB's boot sector leads to sector %d, which is empty: the disk does not boot with a BIOS", at)
+	}
 }
 
 // readAt reads exactly n bytes at off of a disk of size bytes; what lies beyond

@@ -2,6 +2,7 @@ package table_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -53,7 +54,7 @@ func sfdisk(t *testing.T, size int64, script string) (string, *table.Table) {
 	if err := json.Unmarshal(out, &doc); err != nil {
 		t.Fatal(err)
 	}
-	want := &table.Table{Kind: doc.Table.Label, ID: strings.ToLower(strings.TrimPrefix(doc.Table.ID, "0x")), SectorSize: 512}
+	want := &table.Table{Kind: doc.Table.Label, ID: strings.ToLower(strings.TrimPrefix(doc.Table.ID, "0x")), SectorSize: 512, BootCode: "none"}
 	for _, p := range doc.Table.Partitions {
 		var n int
 		if _, err := fmt.Sscanf(strings.TrimPrefix(p.Node, name), "%d", &n); err != nil {
@@ -105,6 +106,44 @@ func TestLikeSfdisk(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestBootCode has disks as grub-install leaves them, and as a copy that forgot
+// what is between the partitions does.
+func TestBootCode(t *testing.T) {
+	grub := func(core uint64, legacy bool) []byte {
+		disk := make([]byte, 64*512)
+		copy(disk[0x180:], "GRUB \x00Geom\x00Hard Disk\x00Read\x00 Error")
+		binary.LittleEndian.PutUint64(disk[0x5c:], core)
+		if legacy {
+			disk[0x3e], disk[0x3f] = 3, 2
+		}
+		return disk
+	}
+	whole := grub(1, false)
+	copy(whole[512:], "RV")
+	other := make([]byte, 64*512)
+	other[0] = 0xfa
+	for name, test := range map[string]struct {
+		disk    []byte
+		code    string
+		warning string
+	}{
+		"whole":            {whole, "grub", ""},
+		"core is empty":    {grub(34, false), "grub", "sector 34, which is empty"},
+		"core is not here": {grub(1<<40, false), "grub", "which the disk does not have"},
+		"GRUB legacy":      {grub(1<<40, true), "grub", ""},
+		"nothing":          {make([]byte, 64*512), "none", ""},
+		"another's":        {other, "", ""},
+	} {
+		got, err := table.Read(bytes.NewReader(test.disk), int64(len(test.disk)), 512)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := strings.Join(got.Warnings, "\n"); got.BootCode != test.code || !strings.Contains(text, test.warning) || (text == "") != (test.warning == "") {
+			t.Errorf("%s: boot code %q, warnings %q", name, got.BootCode, text)
+		}
 	}
 }
 
