@@ -108,6 +108,8 @@ type MachineNIC struct {
 	MAC     string `json:"mac,omitempty"`     // kept from the source; "" lets inspection find it
 	Was     string `json:"was,omitempty"`     // the address it had on the source, where MAC is a new one
 	Network string `json:"network,omitempty"` // libvirt network; "" is "default"
+	// Addresses are IP addresses that it had on the source, by which its name is found.
+	Addresses []string `json:"addresses,omitempty"`
 }
 
 // FixOptions steer INSPECT and FIX.

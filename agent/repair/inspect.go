@@ -40,7 +40,7 @@ func (r *run) inspect(ctx context.Context) error {
 		Firmware: r.plan.Machine.Firmware, TargetBus: "virtio",
 	}
 	for _, n := range r.plan.Machine.NICs {
-		given.NICs = append(given.NICs, guest.NIC{MAC: n.MAC, Was: n.Was})
+		given.NICs = append(given.NICs, guest.NIC{MAC: n.MAC, Was: n.Was, Addresses: n.Addresses})
 	}
 	if err := r.checkHibernation(given); err != nil {
 		return err
