@@ -169,8 +169,8 @@ func (n *naming) addRules(data []byte) []byte {
 			text += "\n"
 		}
 		kernel := ""
-		if isKernelName(nic.Name) {
-			kernel = `KERNEL=="eth*", ` // lets udev swap two names
+		if isKernelName(nic.Name) && !n.readsLinks() { // there the initramfs may have renamed it
+			kernel = `KERNEL=="eth*", ` // as the generator writes it
 		}
 		text += `SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{address}=="` + nic.MAC + `", ATTR{type}=="1", ` + kernel + `NAME="` + nic.Name + "\"\n"
 	}
