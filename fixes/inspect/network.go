@@ -271,6 +271,12 @@ func (n *names) netplan() {
 
 // networkd reads systemd.network(5) files.
 func (n *names) networkd() {
+	made := map[string]bool{}
+	for _, name := range layers.List(n.tree, ".netdev", layers.Networkd()...) {
+		if data, ok := n.read(name); ok {
+			made[ini(data, "NetDev").get("Name")] = true
+		}
+	}
 	for _, name := range layers.List(n.tree, ".network", layers.Networkd()...) {
 		data, ok := n.read(name)
 		if !ok {
@@ -282,7 +288,7 @@ func (n *names) networkd() {
 		}
 		n.stack("networkd")
 		macs := strings.Fields(match.get("MACAddress") + " " + match.get("PermanentMACAddress"))
-		ifaces := strings.Fields(match.get("Name"))
+		ifaces := slices.DeleteFunc(strings.Fields(match.get("Name")), func(s string) bool { return made[s] })
 		if len(ifaces) == 1 {
 			for _, section := range []string{"Network", "Address"} {
 				n.has(ifaces[0], strings.Join(ini(data, section).values["Address"], " "), name)

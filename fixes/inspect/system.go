@@ -176,6 +176,9 @@ func (f *finder) hostname() string {
 			return l[0]
 		}
 	}
+	if f.isDir("etc/sysconfig/network") {
+		return "" // SUSE's
+	}
 	if data, ok := f.read("etc/sysconfig/network"); ok {
 		return shellVars(data)["HOSTNAME"]
 	}

@@ -109,8 +109,8 @@ func (n *names) each(nics []guest.NIC, fit func(guest.NIC, trace) bool) {
 }
 
 // free reports whether a card can have been called name: none that another card
-// has, and where the configuration has names without a card, one of those. A
-// lease may be from before the interface was renamed.
+// has, and where the configuration has a name for each card that lacks one, one
+// of those: a lease may be from before the interface was renamed.
 func (n *names) free(nics []guest.NIC, name string) bool {
 	has := func(nics []guest.NIC, name string) bool {
 		return slices.ContainsFunc(nics, func(k guest.NIC) bool { return k.Name == name })
@@ -119,7 +119,13 @@ func (n *names) free(nics []guest.NIC, name string) bool {
 		return false
 	}
 	open := slices.DeleteFunc(slices.Clone(n.loose), func(l guest.NIC) bool { return has(nics, l.Name) })
-	return len(open) == 0 || has(open, name)
+	nameless := 0
+	for _, c := range nics {
+		if c.Name == "" {
+			nameless++
+		}
+	}
+	return len(open) < nameless || has(open, name)
 }
 
 // newest gives one trace for each name, of those with a time the newest alone.

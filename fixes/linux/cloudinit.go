@@ -26,8 +26,9 @@ func cloudInit() fix {
 }
 
 const (
-	cloudDir  = "etc/cloud/cloud.cfg.d"
-	cloudOurs = cloudDir + "/99-hyper2kvm-network.cfg"
+	cloudDir = "etc/cloud/cloud.cfg.d"
+	// Of several files the last one counts, by name.
+	cloudOurs = cloudDir + "/zz-hyper2kvm.cfg"
 	// cloudCache holds the instance that cloud-init last was, and cloudMarker
 	// tells it, and ds-identify before it, to go on with that (cloud-init:
 	// tools/ds-identify, manual_clean_and_existing; cmd/main.py, main_init).
@@ -110,7 +111,7 @@ func planCloudInit(p *planner) {
 	}
 	if pinned(c.sources) {
 		text.WriteString("datasource_list: [ NoCloud, ConfigDrive, None ]\n")
-		p.note("cloud-init looked for %s only (%s), and would wait for it at boot; it looks at local sources now", strings.Join(c.sources, ", "), c.sourcesIn)
+		p.note("cloud-init looked for %s only (%s), and would wait for it at boot; it looks at local sources now", strings.Join(slices.DeleteFunc(c.sources, func(s string) bool { return s == "None" }), ", "), c.sourcesIn)
 	}
 	if cached {
 		keepInstance(p)

@@ -54,12 +54,15 @@ func visitIfcfg(v *pinVisit, data []byte) []byte {
 			x.Value = v.address(x.Value, iface, false)
 		case ifcfgPorts.MatchString(x.Name): // SUSE: eth-id-00:50:56:01:02:03
 			x.Value = eachMAC(x.Value, "", v)
+			if _, place, ok := strings.Cut(x.Value, "bus-pci-"); ok {
+				v.note("%s: %s is the card at %s, a place on the old machine's bus; left", v.file, x.Name, place)
+			}
 		case x.Name == "MATCH_DRIVER": // NetworkManager's (nm-settings-ifcfg-rh(5))
 			if more := v.driver(strings.Fields(x.Value)); more != "" {
 				x.Value += " " + more
 			}
 		case x.Name == "MATCH_PATH":
-			x.Value = v.path(x.Value)
+			x.Value = v.path(x.Value, f.Last("HWADDR") != nil)
 		}
 	}
 	if _, mac, ok := macInName(v.file); ok {
@@ -159,8 +162,7 @@ func (n *naming) beforeAttr() bool {
 // alone does not.
 func (n *naming) hwaddr() {
 	named := n.readsLinks() || n.readsAttr()
-	swaps := n.exists("usr/lib/udev/rename_device") || n.exists("lib/udev/rename_device")
-	if named && !swaps || !n.exists(redHatScripts) {
+	if named && !n.swaps() || !n.exists(redHatScripts) {
 		return
 	}
 	for i, nic := range n.nics {
@@ -183,6 +185,12 @@ func (n *naming) hwaddr() {
 		}
 		n.amend(name, data, f.Bytes())
 	}
+}
+
+// swaps reports whether the guest has the program of Red Hat's initscripts that
+// lets cards exchange their names, by HWADDR (60-net.rules).
+func (n *naming) swaps() bool {
+	return n.exists("usr/lib/udev/rename_device") || n.exists("lib/udev/rename_device")
 }
 
 var ethAlias = regexp.MustCompile(`^([ \t]*alias[ \t]+eth[0-9]+[ \t]+)(vmxnet3?|pcnet32|e1000e?|xennet|xen-vnif|netfront|hv_netvsc|netvsc|8139cp|8139too|tulip)([ \t]*(?:#.*)?)$`)

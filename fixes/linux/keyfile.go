@@ -34,7 +34,7 @@ func visitKeyfile(v *pinVisit, data []byte) []byte {
 			}
 		case "match.path":
 			list := strings.TrimRight(e.Value, "; ")
-			if now := v.path(list); now != list {
+			if now := v.path(list, len(f.Values("ethernet", "mac-address")) > 0); now != list {
 				e.Value = now + ";"
 			}
 		}

@@ -34,8 +34,8 @@ type pinVisit struct {
 	// driver is given the drivers that a card may have, and returns one more to
 	// add, or "".
 	driver func(have []string) string
-	// path is given a place on a bus.
-	path func(place string) string
+	// path is given a place on a bus, and whether an address picks the card, too.
+	path func(place string, picked bool) string
 	note func(format string, args ...any)
 }
 
@@ -72,7 +72,7 @@ func (n *naming) readClaims() []claim {
 					return text
 				},
 				driver: func([]string) string { return "" },
-				path:   func(place string) string { return place },
+				path:   func(place string, _ bool) string { return place },
 				note:   func(string, ...any) {},
 			}, data)
 		}
@@ -93,7 +93,7 @@ func (n *naming) pins() {
 				file:    name,
 				address: func(text, _ string, _ bool) string { return n.follow(text) },
 				driver:  withVirtio,
-				path:    func(place string) string { return n.path(name, place) },
+				path:    func(place string, picked bool) string { return n.path(name, place, picked) },
 				note:    n.note,
 			}, data)
 			n.amendOwn(name, data, now)
@@ -179,11 +179,11 @@ func (n *naming) left() []string {
 	return out
 }
 
-// free lists the cards that no file names by address yet.
+// free lists the cards that no file names by address or name yet.
 func (n *naming) free() []string {
 	var out []string
 	for _, nic := range n.nics {
-		if !n.claimed(nic.MAC) && !n.taken(nic.MAC) {
+		if nic.Name == "" && !n.claimed(nic.MAC) && !n.taken(nic.MAC) {
 			out = append(out, nic.MAC)
 		}
 	}

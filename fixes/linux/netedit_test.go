@@ -294,3 +294,26 @@ func onlyPins(t *testing.T, name, before, after string, same bool) bool {
 	}
 	return changed
 }
+
+// TestDriverPatterns holds that what stands for a driver in netplan's files
+// takes that driver and KVM's, and none of the others.
+func TestDriverPatterns(t *testing.T) {
+	all := []string{"vmxnet3", "vmxnet", "e1000", "e1000e", "pcnet32", "hv_netvsc", "xen_netfront", "vif", "ena", "virtio_net",
+		"igb", "ixgbe", "veth", "bnx2", "mlx5_core", "tg3", "ice", "i40e"}
+	for _, driver := range all[:9] {
+		tree := guesttest.New(t, "-- etc/netplan/a.yaml --\nnetwork: {ethernets: {lan: {match: {driver: "+driver+"}}}}\n")
+		p, err := network().Plan(t.Context(), &guest.Guest{FS: tree, Facts: &guest.Facts{OS: guest.OS{Family: "linux"}, Init: "systemd"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		applyTo(t, tree, p.Changes)
+		_, pattern, _ := strings.Cut(tree.ReadFile(t, "etc/netplan/a.yaml"), "driver: ")
+		pattern = strings.Trim(strings.SplitN(pattern, "}", 2)[0], `"`)
+		for _, other := range all {
+			takes, kin := matches(pattern, other), other == driver || other == "virtio_net" || strings.HasPrefix(other, driver) || strings.HasPrefix(driver, other)
+			if takes != kin && (kin || !slices.Contains(all[:9], other)) {
+				t.Errorf("%s became %s, which takes %s: %v", driver, pattern, other, takes)
+			}
+		}
+	}
+}

@@ -38,7 +38,7 @@ func visitNetworkd(v *pinVisit, data []byte) []byte {
 			places := strings.Fields(e.Value)
 			now := slices.Clone(places)
 			for i := range now {
-				now[i] = v.path(now[i])
+				now[i] = v.path(now[i], len(matchedMACs(f)) > 0)
 			}
 			if !slices.Equal(now, places) {
 				e.Value = strings.Join(slices.Compact(now), " ")
@@ -83,11 +83,13 @@ func withVirtio(drivers []string) string {
 	return ""
 }
 
-func (n *naming) path(name, place string) string {
+// path gives what stands for a place on the old machine's bus. Where an address
+// picks the card it is any place on PCI, and where there is but one card.
+func (n *naming) path(name, place string, picked bool) string {
 	if !strings.HasPrefix(place, "pci-") && !strings.HasPrefix(place, "acpi-") || strings.ContainsAny(place, "*") {
 		return place
 	}
-	if len(n.nics)+n.blind > 1 || strings.HasSuffix(name, ".link") {
+	if !picked && (len(n.nics)+n.blind > 1 || strings.HasSuffix(name, ".link")) {
 		n.note("%s: matches %s, a place on the old machine's bus; left", name, place)
 		return place
 	}

@@ -49,7 +49,7 @@ func visitNetplan(p *planner) func(*pinVisit, []byte) []byte {
 				have = append(have, strings.Fields(x.Text)...)
 			}
 			if more := v.driver(have); more != "" {
-				addDriver(v, d.Drivers[len(d.Drivers)-1], more)
+				addDriver(v, d.Drivers, more)
 			}
 		}
 		now, err := f.Bytes()
@@ -72,14 +72,19 @@ func netplanNames(p *planner, add func(...string)) {
 }
 
 // addDriver lets a match by driver take one more. A list of drivers is known to
-// netplan from 0.104 on, and a blank is refused by it; a pattern works in all.
-func addDriver(v *pinVisit, have *netplan.Value, more string) {
+// netplan from 0.104 on, a blank is refused by it, and a list with set-name makes
+// a rule for udev that matches nothing (0.106); a pattern works in all.
+func addDriver(v *pinVisit, drivers []*netplan.Value, more string) {
+	have, alone := drivers[len(drivers)-1], drivers[0]
+	if len(drivers) > 1 {
+		alone = nil
+	}
 	pattern := map[string]string{
 		"vmxnet": "v[im][rx]*net*", "vmxnet3": "v[im][rx]*net*", "hv_netvsc": "[hv][iv][_r]*net*", "xen_netfront": "[vx][ei][nr]*net*",
 		"e1000": "[ev][1i][0r]*", "e1000e": "[ev][1i][0r]*", "pcnet32": "[pv][ci][nr]*", "ena": "[ev][in][ar]*", "vif": "vi[fr]*",
 	}[have.Text]
 	switch {
-	case have.InList():
+	case have.InList() && (alone == nil || pattern == ""):
 		have.After(more)
 	case pattern == "":
 		v.note("%s: matches the driver %s; left", v.file, have.Text)

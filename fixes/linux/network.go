@@ -76,7 +76,7 @@ func (n *naming) find() {
 		}
 		n.nics = append(n.nics, nic)
 	}
-	unnamed, unsure := 0, 0
+	unnamed, unsure, free := 0, 0, 0
 	for _, nic := range n.nics {
 		names = slices.DeleteFunc(names, func(s string) bool { return s == nic.Name })
 		switch {
@@ -85,12 +85,17 @@ func (n *naming) find() {
 			n.note("the card %s: %s; its name is not pinned", nic.MAC, nic.Unsure)
 		case nic.Name == "":
 			unnamed++
+			if !n.byAddressAlone(nic) {
+				free++
+			}
 		}
 	}
 	slices.SortStableFunc(names, compareNames)
 	switch {
 	case n.blind == 0 && unnamed > 0 && unsure == 0 && unnamed == len(names):
-		n.assign(names)
+		n.assign(names, func(guest.NIC) bool { return true })
+	case n.blind == 0 && free > 0 && unsure == 0 && free == len(names):
+		n.assign(names, func(nic guest.NIC) bool { return !n.byAddressAlone(nic) })
 	case n.blind == 0 && unnamed+unsure > 0 && len(names) > 0:
 		n.lost = names
 		n.note("%d interfaces are configured (%s) for %d network cards whose names are not known; not guessed", len(names), strings.Join(names, ", "), unnamed+unsure)
@@ -112,10 +117,18 @@ func (n *naming) nameOf(nic guest.NIC) string {
 	return ""
 }
 
-// assign gives the cards without a name the configured names, both in order.
-func (n *naming) assign(names []string) {
+// byAddressAlone reports whether the configuration picks the card by its
+// address, so that it needs no name.
+func (n *naming) byAddressAlone(nic guest.NIC) bool {
+	was, _ := normalMAC(nic.Was)
+	return n.claimed(nic.MAC) || was != "" && n.claimed(was)
+}
+
+// assign gives the cards without a name that want takes the configured names,
+// both in order.
+func (n *naming) assign(names []string, want func(guest.NIC) bool) {
 	for i := range n.nics {
-		if n.nics[i].Name == "" {
+		if n.nics[i].Name == "" && want(n.nics[i]) {
 			n.nics[i].Name, names = names[0], names[1:]
 			n.note("%s is taken to be the card %s, by order", n.nics[i].Name, n.nics[i].MAC)
 		}
@@ -135,7 +148,7 @@ func (n *naming) links() {
 		switch {
 		case nic.Name == "" || n.ruled[nic.Name] && !n.redHat() || n.linked(nic) || n.disputed(nic.MAC):
 		case isKernelName(nic.Name) && n.kernelNames():
-			if nic.Name != fmt.Sprintf("eth%d", i) {
+			if nic.Name != fmt.Sprintf("eth%d", i) && !n.swaps() {
 				n.note("%s (%s) is card number %d and the kernel's own names are in use; give it that place in the domain", nic.Name, nic.MAC, i)
 			}
 		default:
@@ -190,7 +203,7 @@ func (n *naming) link(name, match string) {
 
 // linked reports whether a .link file of the guest's own names the card already.
 func (n *naming) linked(nic guest.NIC) bool {
-	for _, name := range n.list(networkDir, ".link") {
+	for _, name := range n.networkd(".link") {
 		if strings.HasPrefix(path.Base(name), "10-hyper2kvm-") {
 			continue
 		}
@@ -199,7 +212,7 @@ func (n *naming) linked(nic guest.NIC) bool {
 			continue
 		}
 		f := ini.Parse(data)
-		if slices.Contains(f.Values("Link", "Name"), nic.Name) && slices.ContainsFunc(matchedMACs(f), func(m string) bool { return m == nic.MAC }) {
+		if slices.Contains(f.Values("Link", "Name"), nic.Name) && slices.ContainsFunc(matchedMACs(f), func(m string) bool { return n.follow(m) == nic.MAC }) {
 			return true
 		}
 	}
