@@ -9,6 +9,7 @@ import (
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/domain"
 	"hyper2kvm/agent/reporthtml"
+	"hyper2kvm/fixes/guest"
 	"hyper2kvm/image/publish"
 )
 
@@ -99,8 +100,8 @@ func (r *run) nics() []domain.NIC {
 	planned := r.plan.Machine.NICs
 	var out []domain.NIC
 	if r.report.Guest != nil {
-		for i, n := range r.report.Guest.NICs {
-			nic := domain.NIC{MAC: n.MAC}
+		for _, i := range guest.CardOrder(r.report.Guest.NICs) {
+			nic := domain.NIC{MAC: r.report.Guest.NICs[i].MAC}
 			switch {
 			case i < len(planned):
 				nic.Network = planned[i].Network

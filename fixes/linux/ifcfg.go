@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"fmt"
 	"path"
 	"regexp"
 	"strings"
@@ -165,9 +164,9 @@ func (n *naming) hwaddr() {
 	if named && !n.swaps() || !n.exists(redHatScripts) {
 		return
 	}
-	for i, nic := range n.nics {
+	for _, nic := range n.nics {
 		name := path.Join(redHatScripts, "ifcfg-"+nic.Name)
-		if nic.Name == "" || n.disputed(nic.MAC) || named && (!isKernelName(nic.Name) || nic.Name == fmt.Sprintf("eth%d", i)) {
+		if nic.Name == "" || n.disputed(nic.MAC) || named && !n.swapped(nic) {
 			continue
 		}
 		data, ok := n.pending(name)

@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"fmt"
 	"strings"
 
 	"hyper2kvm/fixes/linux/cmdline"
@@ -30,17 +29,4 @@ func (n *naming) arguments() {
 			}
 		}
 	})
-}
-
-// places notes what is left to do outside of the guest: without udev the kernel
-// numbers cards in the order of the bus.
-func (n *naming) places() {
-	if !n.readsLinks() && !n.readsAttr() && !n.beforeAttr() {
-		for i, nic := range n.nics {
-			if isKernelName(nic.Name) && nic.Name != fmt.Sprintf("eth%d", i) {
-				n.note("%s (%s) is card number %d, and the guest has no udev that could name it; give it that place in the domain", nic.Name, nic.MAC, i)
-			}
-		}
-	}
-	n.strangers()
 }

@@ -1,7 +1,6 @@
 package linux
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -31,7 +30,8 @@ func network() fix {
 			n.suseNames()
 			n.aliases()
 			n.arguments()
-			n.places()
+			n.orderNotes()
+			n.strangers()
 			n.lostNames()
 			n.clouds()
 			return nil
@@ -144,17 +144,11 @@ func (n *naming) links() {
 		}
 		return
 	}
-	for i, nic := range n.nics {
+	for _, nic := range n.nics {
 		switch {
 		case nic.Name == "" || n.ruled[nic.Name] && !n.redHat() || n.linked(nic) || n.disputed(nic.MAC):
-		case isKernelName(nic.Name) && n.kernelNames():
-			if nic.Name != fmt.Sprintf("eth%d", i) && !n.swaps() {
-				n.note("%s (%s) is card number %d and the kernel's own names are in use; give it that place in the domain", nic.Name, nic.MAC, i)
-			}
+		case isKernelName(nic.Name) && n.kernelNames() && !n.lonely(nic):
 		default:
-			if isKernelName(nic.Name) && nic.Name != fmt.Sprintf("eth%d", i) {
-				n.note("%s (%s) is card number %d, and the kernel gives names like that too: give it its place in the domain, or two cards can keep each other from being renamed", nic.Name, nic.MAC, i)
-			}
 			// Path= matches cards alone: a VLAN or bridge has the card's address, too.
 			n.link(nic.Name, "MACAddress="+nic.MAC+"\nPath=*")
 		}
@@ -244,11 +238,6 @@ func (n *naming) kernelNames() bool {
 		off = off || slices.Contains(a.Values("net.ifnames"), "0")
 	})
 	return off
-}
-
-func isKernelName(name string) bool {
-	digits, ok := strings.CutPrefix(name, "eth")
-	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
 }
 
 // compareNames orders names as the cards were ordered: by number, and VMware's
