@@ -28,7 +28,7 @@ BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,li
 IMAGE_SOURCES := go.mod go.sum $(shell find agent buildimage fixes formats image initramfs -name '*.go' ! -name '*_test.go')
 IMAGE         := build/image/SHA256SUMS
 
-.PHONY: help build deps deps-bench appliance guests demo test test-fast test-vendors fuzz bench lint man completions clean
+.PHONY: help build deps deps-bench appliance guests demo test test-fast test-vendors test-debroot fuzz bench lint man completions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -78,6 +78,10 @@ test-fast: ## tests that take no virtual machine
 test-vendors: ## images of and for the tools of VMware and VirtualBox, fetched from Debian unstable
 	tests/vendors/fetch.sh $(dir $(H2K_CACHE))vendors
 	H2K_VENDORS=$(dir $(H2K_CACHE))vendors go test -tags vendors -count 1 ./tests/vendors
+
+test-debroot: ## repairs on the files of a real Debian system, as root; its own programs are the judges
+	tests/debroot/make.sh $(dir $(H2K_CACHE))debroot
+	H2K_DEBROOT=$(dir $(H2K_CACHE))debroot/debroot.tar go test -tags debroot -count 1 ./tests/debroot
 
 # FUZZ are the packages, FUZZTIME the time of each target.
 FUZZ     ?= ./formats/... ./image/...

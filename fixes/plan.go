@@ -150,9 +150,7 @@ func (s Selection) check(list []Fix) error {
 // it was if the fix failed.
 func planOne(ctx context.Context, g *guest.Guest, f Fix, tree *overlay, planned *Planned, r *Result) *overlay {
 	view := &guest.Guest{FS: readOnly{tree}, Facts: g.Facts}
-	if g.Run != nil {
-		view.Run = noRunner{}
-	}
+	view.Run = planRunner(g.Run)
 	proposal, err := f.Plan(ctx, view)
 	r.Notes = proposal.Notes
 	next := tree.fork()
@@ -275,6 +273,24 @@ type readOnly struct{ *overlay }
 
 // noRunner stands for the guest's Runner while planning.
 type noRunner struct{}
+
+// planRunner is what a fix sees of a Runner while it plans: that there is one,
+// and what leaves no trace.
+func planRunner(r guest.Runner) guest.Runner {
+	switch r := r.(type) {
+	case nil:
+		return nil
+	case guest.Trier:
+		return tryRunner{Trier: r}
+	}
+	return noRunner{}
+}
+
+// tryRunner is a noRunner that can try programs.
+type tryRunner struct {
+	noRunner
+	guest.Trier
+}
 
 var errPlanning = errors.New("a fix only reads while it plans")
 

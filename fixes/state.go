@@ -82,7 +82,8 @@ func look(tree guest.FS, name string) (*state, error) {
 	}
 	switch mode := info.Mode(); {
 	case mode.IsDir():
-		return &state{Kind: kindDir}, nil
+		attr, err := tree.Attr(name)
+		return &state{Kind: kindDir, Mode: attr.Mode &^ fs.ModeType, UID: attr.UID, GID: attr.GID, Xattrs: attr.Xattrs}, err
 	case mode&fs.ModeSymlink != 0:
 		to, err := tree.ReadLink(name)
 		return &state{Kind: kindLink, Target: to, Xattrs: linkLabel(tree, name)}, err
@@ -169,11 +170,29 @@ func restore(tree guest.FS, name string, s *state) error {
 		err = restoreLink(tree, name, s)
 	case kindFile:
 		err = restoreFile(tree, name, now, s)
+	case kindDir:
+		err = restoreDir(tree, name, now, s)
 	}
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", name, err)
 	}
 	return nil
+}
+
+// restoreDir makes a folder that was removed. What lay in it was removed before
+// it, and so comes back after it.
+func restoreDir(tree guest.FS, name string, now, s *state) error {
+	if now.Kind != kindAbsent {
+		return nil
+	}
+	if err := makeDirs(tree, name); err != nil {
+		return err
+	}
+	attr := s.attr()
+	if attr.Mode == 0 && attr.UID == 0 && attr.Xattrs == nil {
+		attr.Mode = 0o755 // of a journal that did not keep it
+	}
+	return tree.Mkdir(name, attr)
 }
 
 // vanish removes what was made. A folder that somebody put something into since

@@ -120,6 +120,13 @@ type FixOptions struct {
 	Skip      []string `json:"skip,omitempty"`      // fix IDs
 	Devices   string   `json:"devices,omitempty"`   // "uuid" (default), "partuuid", "label"
 	Initramfs string   `json:"initramfs,omitempty"` // "auto" (default), "inject", "regenerate", "none"
+	// RemoveTools removes the tools of other hypervisors instead of switching them off.
+	RemoveTools bool `json:"remove_tools,omitempty"`
+	// AgentPackage is the file of a package of the QEMU guest agent, which the
+	// guest installs at its first start on KVM.
+	AgentPackage string `json:"agent_package,omitempty"`
+	// AgentContent is what the file holds, for a machine that does not have it.
+	AgentContent []byte `json:"agent_content,omitempty"`
 	// Canary puts the validation canary into the guest; only ever set for the
 	// throw-away overlay of VALIDATE.
 	Canary bool `json:"canary,omitempty"`

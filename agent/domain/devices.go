@@ -41,8 +41,12 @@ func (c *Config) cpu() *libvirtxml.DomainCPU {
 
 // clock is what virt-install gives machines: lost ticks are caught up, and the
 // HPET, which costs much and is of no use, is off.
-func clock() *libvirtxml.DomainClock {
-	return &libvirtxml.DomainClock{Offset: "utc", Timer: []libvirtxml.DomainTimer{
+func (c *Config) clock() *libvirtxml.DomainClock {
+	offset := "utc"
+	if c.LocalTime {
+		offset = "localtime"
+	}
+	return &libvirtxml.DomainClock{Offset: offset, Timer: []libvirtxml.DomainTimer{
 		{Name: "rtc", TickPolicy: "catchup"},
 		{Name: "pit", TickPolicy: "delay"},
 		{Name: "hpet", Present: "no"},

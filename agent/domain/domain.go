@@ -36,6 +36,8 @@ type Config struct {
 	SecureBoot bool
 	// Machine is "q35" ("" is that), or "pc" for guests too old for PCI Express.
 	Machine string
+	// LocalTime is for guests that take the machine's clock for local time.
+	LocalTime bool
 	// Emulated is for hosts without KVM: QEMU translates the guest's code.
 	Emulated bool
 	Disks    []Disk
@@ -80,7 +82,7 @@ func XML(c Config) ([]byte, error) {
 		Type: "kvm", Name: c.Name, UUID: c.UUID,
 		Memory: &libvirtxml.DomainMemory{Value: uint((c.Memory + 1023) / 1024), Unit: "KiB"},
 		VCPU:   &libvirtxml.DomainVCPU{Value: uint(c.CPUs)},
-		OS:     c.os(), CPU: c.cpu(), Clock: clock(),
+		OS:     c.os(), CPU: c.cpu(), Clock: c.clock(),
 		Features:   &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
 		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "restart",
 		Devices: c.devices(),

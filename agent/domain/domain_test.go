@@ -29,7 +29,7 @@ func machines() map[string]Config {
 			NICs: []NIC{{MAC: "00:0c:29:00:00:01", Network: "lan"}, {Model: "e1000e"}}},
 		"secureboot": {Name: "sb", Firmware: "uefi", SecureBoot: true, Emulated: true,
 			Disks: []Disk{{Path: "/d.qcow2", Bus: "sata"}}},
-		"old": {Name: "rhel5", Machine: "pc", CPUs: 1, Memory: 512 << 20,
+		"old": {Name: "rhel5", Machine: "pc", LocalTime: true, CPUs: 1, Memory: 512 << 20,
 			Disks: []Disk{{Path: "/d.qcow2", Bus: "sata"}, {Path: "/e.qcow2", Bus: "sata"}}, NICs: []NIC{{Model: "e1000"}}},
 		"native4k": {Name: "4Kn", Firmware: "uefi", Disks: []Disk{{Path: "/d.qcow2", Sector: 4096}, {Path: "/e.qcow2", Sector: 512}}},
 		"diskless": {Name: "empty"},

@@ -43,6 +43,11 @@ func guestProgram(what string) int {
 		fmt.Println("path", os.Getenv("PATH"), "extra", os.Getenv("EXTRA"))
 		_ = os.WriteFile("/run/left", nil, 0o644)
 		_ = os.WriteFile("/etc/written", []byte("by the guest"), 0o644)
+	case "rearrange":
+		if err := rearrange(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
 	case "loud":
 		for i := range 100_000 {
 			fmt.Println("line", i)

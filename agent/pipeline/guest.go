@@ -53,6 +53,9 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 	sub.Sources, sub.Target = nil, api.Target{}
 	sub.Machine.SecureBoot, sub.Machine.BootDisk = "", 0
 	sub.Keys = nil
+	if err := sub.Fix.LoadAgent(); err != nil {
+		return nil, errors.Join(err, vm.Close())
+	}
 	for i := range disks {
 		sub.Sources = append(sub.Sources, api.Source{Path: vm.Device(i), Format: "raw"})
 	}

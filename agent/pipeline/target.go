@@ -50,6 +50,7 @@ func (r *run) domainConfig() (domain.Config, error) {
 	}
 	cfg.Disks[r.bootDisk()].Boot = 1
 	cfg.NICs = r.nics()
+	cfg.LocalTime = r.report.Guest != nil && r.report.Guest.Clock == "localtime"
 	return cfg, nil
 }
 

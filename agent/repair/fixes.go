@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/canary"
@@ -25,8 +26,31 @@ func (r *run) fixes() ([]fixes.Fix, error) {
 		}
 		return []fixes.Fix{plant{program}}, nil
 	}
+	opts, err := r.options()
+	if err != nil {
+		return nil, err
+	}
 	drivers := initramfs.Fixes(initramfs.Options{Mode: r.plan.Fix.Initramfs})
-	return linux.All(linux.Options{Devices: r.plan.Fix.Devices}, drivers), nil
+	return linux.All(opts, drivers), nil
+}
+
+// options are those of the plan for a Linux guest.
+func (r *run) options() (linux.Options, error) {
+	o := r.plan.Fix
+	opts := linux.Options{Devices: o.Devices, RemoveTools: o.RemoveTools}
+	if err := o.LoadAgent(); err != nil {
+		return opts, err
+	}
+	if o.AgentPackage != "" {
+		opts.Agent = linux.Package{Name: filepath.Base(o.AgentPackage), Content: o.AgentContent}
+	}
+	if o.RemoveTools && r.cfg.Need != nil {
+		// Programs are tried on an overlay in memory.
+		if err := r.cfg.Need("overlay"); err != nil {
+			return opts, api.NewError(api.CodeInternal, "prepare removal of tools", r.plan.Name, err)
+		}
+	}
+	return opts, nil
 }
 
 // plant puts the canary into a guest.

@@ -25,6 +25,9 @@ type Facts struct {
 	Tools     []string   `json:"tools,omitempty"`   // hypervisor tools found: "open-vm-tools"
 	SELinux   string     `json:"selinux,omitempty"` // "enforcing", "permissive", "disabled", "" when not there
 
+	// Clock is how the guest reads the machine's clock: "localtime", or "" for UTC.
+	Clock string `json:"clock,omitempty"`
+
 	// TargetBus is the bus the guest will boot from: "virtio" or "scsi", and
 	// "sata" or "ide" for a guest whose kernels have no driver for those.
 	TargetBus string `json:"target_bus,omitempty"`

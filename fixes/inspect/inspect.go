@@ -35,6 +35,7 @@ func Inspect(tree guest.FS, given guest.Facts) *guest.Facts {
 	f.needs()
 	f.network()
 	f.tools()
+	f.clock()
 	return &out
 }
 

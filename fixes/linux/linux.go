@@ -39,6 +39,7 @@ type Package struct {
 // boot loader after it.
 func All(opts Options, initramfs []fixes.Fix) []fixes.Fix {
 	list := []fixes.Fix{
+		removeTools{opts.RemoveTools},
 		tools(),
 		hypervisorTools(),
 		cloudAgents(),

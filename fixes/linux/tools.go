@@ -42,7 +42,7 @@ func maskTools(p *planner) {
 	}
 	switch {
 	case len(p.changes) > 0 && open:
-		p.note("open-vm-tools is switched off; on KVM its package can go: %s", removal(p, "open-vm-tools"))
+		p.note("open-vm-tools is switched off; on KVM its package can go: %s", removeCommand(p, "open-vm-tools"))
 	case len(p.changes) > 0:
 		p.note("VMware Tools are switched off")
 	}
@@ -51,8 +51,8 @@ func maskTools(p *planner) {
 	}
 }
 
-// removal is the command that removes a package.
-func removal(p *planner, name string) string {
+// removeCommand is the command that removes a package.
+func removeCommand(p *planner, name string) string {
 	switch {
 	case p.like("debian", "ubuntu"):
 		return "apt-get purge " + name

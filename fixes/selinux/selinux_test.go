@@ -27,11 +27,11 @@ SELINUXTYPE=targeted
 /usr/lib(/.*)?	system_u:object_r:lib_t:s0
 /usr/lib/systemd/system(/.*)?	-d	system_u:object_r:unit_dir_t:s0
 /usr/lib/systemd/system(/.*)?	--	system_u:object_r:unit_t:s0
-/home/(?!a)b	system_u:object_r:perl_t:s0
+/users/(?!a)b	system_u:object_r:perl_t:s0
 broken
 /x -q system_u:object_r:x_t:s0
 -- etc/selinux/targeted/contexts/files/file_contexts.homedirs --
-/home/[^/]+/\.ssh(/.*)?	unconfined_u:object_r:ssh_home_t:s0
+/users/[^/]+/\.ssh(/.*)?	unconfined_u:object_r:ssh_home_t:s0
 -- etc/selinux/targeted/contexts/files/file_contexts.local --
 /srv/app(/.*)?	system_u:object_r:httpd_sys_content_t:s0
 /etc/local	system_u:object_r:local_t:s0
@@ -66,9 +66,9 @@ func TestLabel(t *testing.T) {
 		{"lib64/systemd/system", fs.ModeDir, "unit_dir_t"},
 		{"usr/lib/systemd/system/link", fs.ModeSymlink, "lib_t"},
 		{"library", 0, "default_t"},
-		{"home/me/.ssh/id", 0, "ssh_home_t"},
+		{"users/me/.ssh/id", 0, "ssh_home_t"},
 		{"data/app/index.html", 0, "httpd_sys_content_t"},
-		{"home/b", 0, "default_t"},
+		{"users/b", 0, "default_t"},
 		{"opt/\xff\n", 0, "default_t"},
 	} {
 		got := p.Label(test.name, test.mode)

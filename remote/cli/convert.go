@@ -90,6 +90,8 @@ func fixFlags(cmd *cobra.Command, o *api.FixOptions) {
 	choice(cmd, &o.Initramfs, "initramfs", "auto", "how drivers get into the initramfs")
 	f.StringSliceVar(&o.Only, "fix", nil, "run only these `fixes`, by ID")
 	f.StringSliceVar(&o.Skip, "skip", nil, "leave out these `fixes`, by ID")
+	f.BoolVar(&o.RemoveTools, "remove-tools", false, "remove the tools of other hypervisors, with the guest's package manager, instead of switching them off")
+	f.StringVar(&o.AgentPackage, "agent-package", "", "package `file` of the QEMU guest agent (.deb, .rpm, .apk) that the guest installs at its first start on KVM")
 	f.StringVar(&o.Root, "root", "", "`UUID` of the root file system, where a disk has several")
 }
 
@@ -218,26 +220,28 @@ func (o *convertOptions) stages(p *api.Plan) []api.Stage {
 // override puts the flags that the user gave over what the plan file says.
 func override(p, flags *api.Plan, set *pflag.FlagSet) {
 	for name, apply := range map[string]func(){
-		"output":      func() { p.Target.Path = flags.Target.Path },
-		"format":      func() { p.Target.Format = flags.Target.Format },
-		"variant":     func() { p.Target.Variant = flags.Target.Variant },
-		"compress":    func() { p.Target.Compress = flags.Target.Compress },
-		"force":       func() { p.Target.Force = flags.Target.Force },
-		"verify":      func() { p.Target.Verify = flags.Target.Verify },
-		"digest":      func() { p.Target.Digest = flags.Target.Digest },
-		"bandwidth":   func() { p.Target.Bandwidth = flags.Target.Bandwidth },
-		"devices":     func() { p.Fix.Devices = flags.Fix.Devices },
-		"initramfs":   func() { p.Fix.Initramfs = flags.Fix.Initramfs },
-		"fix":         func() { p.Fix.Only = flags.Fix.Only },
-		"skip":        func() { p.Fix.Skip = flags.Fix.Skip },
-		"root":        func() { p.Fix.Root = flags.Fix.Root },
-		"dry-run":     func() { p.Fix.DryRun = flags.Fix.DryRun },
-		"firmware":    func() { p.Machine.Firmware = flags.Machine.Firmware },
-		"secure-boot": func() { p.Machine.SecureBoot = flags.Machine.SecureBoot },
-		"memory":      func() { p.Machine.Memory = flags.Machine.Memory },
-		"cpus":        func() { p.Machine.CPUs = flags.Machine.CPUs },
-		"bus":         func() { p.Validate.Buses = flags.Validate.Buses },
-		"timeout":     func() { p.Validate.Timeout = flags.Validate.Timeout },
+		"output":        func() { p.Target.Path = flags.Target.Path },
+		"format":        func() { p.Target.Format = flags.Target.Format },
+		"variant":       func() { p.Target.Variant = flags.Target.Variant },
+		"compress":      func() { p.Target.Compress = flags.Target.Compress },
+		"force":         func() { p.Target.Force = flags.Target.Force },
+		"verify":        func() { p.Target.Verify = flags.Target.Verify },
+		"digest":        func() { p.Target.Digest = flags.Target.Digest },
+		"bandwidth":     func() { p.Target.Bandwidth = flags.Target.Bandwidth },
+		"devices":       func() { p.Fix.Devices = flags.Fix.Devices },
+		"initramfs":     func() { p.Fix.Initramfs = flags.Fix.Initramfs },
+		"fix":           func() { p.Fix.Only = flags.Fix.Only },
+		"skip":          func() { p.Fix.Skip = flags.Fix.Skip },
+		"remove-tools":  func() { p.Fix.RemoveTools = flags.Fix.RemoveTools },
+		"agent-package": func() { p.Fix.AgentPackage = flags.Fix.AgentPackage },
+		"root":          func() { p.Fix.Root = flags.Fix.Root },
+		"dry-run":       func() { p.Fix.DryRun = flags.Fix.DryRun },
+		"firmware":      func() { p.Machine.Firmware = flags.Machine.Firmware },
+		"secure-boot":   func() { p.Machine.SecureBoot = flags.Machine.SecureBoot },
+		"memory":        func() { p.Machine.Memory = flags.Machine.Memory },
+		"cpus":          func() { p.Machine.CPUs = flags.Machine.CPUs },
+		"bus":           func() { p.Validate.Buses = flags.Validate.Buses },
+		"timeout":       func() { p.Validate.Timeout = flags.Validate.Timeout },
 	} {
 		if set.Changed(name) {
 			apply()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,6 +106,8 @@ func checkNumbers(p *api.Plan) error {
 	case t.Variant != "" && !slices.Contains(variants(t.Format), t.Variant):
 		return usage("--variant %s: vmdk has %s; vhd, vhdx and vdi have %s; no other format has variants", t.Variant,
 			strings.Join(variants("vmdk"), ", "), strings.Join(variants("vhd"), ", "))
+	case p.Fix.AgentPackage != "" && !slices.Contains([]string{".deb", ".rpm", ".apk"}, filepath.Ext(p.Fix.AgentPackage)):
+		return usage("--agent-package %s: give a .deb, .rpm or .apk file", p.Fix.AgentPackage)
 	case p.Validate.Timeout < 0:
 		return usage("--timeout %d: give a number of seconds", p.Validate.Timeout)
 	case t.Bandwidth < 0:
