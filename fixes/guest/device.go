@@ -32,10 +32,13 @@ func (f *Facts) ResolveAs(spec, fstype string) (*Filesystem, bool) {
 		kind, value, _ := strings.Cut(link, "/")
 		return f.byLink(kind, unescapeUdev(value), fstype)
 	}
+	if link, ok := strings.CutPrefix(name, "disk/"); ok {
+		return f.byCloud(link, fstype)
+	}
 	if disk, part, ok := kernelName(name); ok {
 		return f.at(disk, part)
 	}
-	return f.byVolume(name)
+	return f.byVolume(name, fstype)
 }
 
 // Unstable reports whether spec names a device in a way that a change of
@@ -48,8 +51,13 @@ func Unstable(spec string) bool {
 	if id, ok := strings.CutPrefix(name, "disk/by-id/"); ok {
 		return !stableID(id)
 	}
-	if strings.HasPrefix(name, "disk/by-path/") || strings.HasPrefix(name, "disk/by-diskseq/") {
-		return true
+	for _, made := range []string{"disk/by-path/", "disk/by-diskseq/", "disk/cloud/", "disk/azure/"} {
+		if strings.HasPrefix(name, made) {
+			return true
+		}
+	}
+	if mapped, ok := strings.CutPrefix(name, "mapper/"); ok {
+		return multipathName.MatchString(mapped)
 	}
 	_, _, ok = kernelName(name)
 	return ok
@@ -132,22 +140,6 @@ func (f *Facts) at(disk, part int) (*Filesystem, bool) {
 	return f.only(func(s *Filesystem) bool { return s.Disk == disk && s.Partition == part })
 }
 
-func (f *Facts) byVolume(name string) (*Filesystem, bool) {
-	want := name
-	if mapped, ok := strings.CutPrefix(name, "mapper/"); ok {
-		vg, lv, isLV := splitMapper(mapped)
-		if isLV {
-			if s, ok := f.volume(vg + "/" + lv); ok {
-				return s, true
-			}
-		}
-		want = "luks/" + mapped
-	} else if n, ok := strings.CutPrefix(name, "md"); ok && isNumber(n) {
-		want = "md/" + n
-	}
-	return f.volume(want)
-}
-
 func (f *Facts) volume(name string) (*Filesystem, bool) {
 	if name == "" {
 		return nil, false
@@ -207,10 +199,6 @@ var (
 	nvmeName   = regexp.MustCompile(`^nvme([0-9]{1,3})n([0-9]{1,3})(?:p([0-9]{1,3}))?$`)
 	ccissName  = regexp.MustCompile(`^cciss/c([0-9]{1,3})d([0-9]{1,3})(?:p([0-9]{1,3}))?$`)
 	mmcName    = regexp.MustCompile(`^mmcblk([0-9]{1,3})()(?:p([0-9]{1,3}))?$`)
-
-	partSuffix = regexp.MustCompile(`-part([0-9]{1,3})$`)
-	scsiPath   = regexp.MustCompile(`-scsi-[0-9]+:[0-9]+:([0-9]{1,2}):[0-9]+$`)
-	ataPath    = regexp.MustCompile(`-(?:ata|nvme)-([0-9]{1,2})(?:\.[0-9]+)?$`)
 )
 
 // number is the value of a string of digits, 0 for none.
@@ -225,61 +213,6 @@ func number(s string) int {
 func isNumber(s string) bool {
 	_, err := strconv.ParseUint(s, 10, 16)
 	return err == nil
-}
-
-func (f *Facts) byLink(kind, value, fstype string) (*Filesystem, bool) {
-	switch kind {
-	case "uuid", "label", "partuuid", "partlabel":
-		return f.byTag(kind, value)
-	case "path":
-		return f.byPart(value, fstype)
-	case "id":
-		if mapped, ok := strings.CutPrefix(value, "dm-name-"); ok {
-			return f.byVolume("mapper/" + mapped)
-		}
-		if uuid, ok := strings.CutPrefix(value, "lvm-pv-uuid-"); ok {
-			return f.byTag("UUID", uuid)
-		}
-		if stableID(value) {
-			return nil, false
-		}
-		return f.byPart(value, fstype)
-	}
-	return nil, false
-}
-
-// byPart finds what a bus path or serial number meant: the partition number is
-// in the name, the disk is the only one that has it, with that content if the
-// content is known; a bus address decides among several as disk order does.
-func (f *Facts) byPart(link, fstype string) (*Filesystem, bool) {
-	part, bus := 0, link
-	if m := partSuffix.FindStringSubmatch(link); m != nil {
-		part, bus = number(m[1]), strings.TrimSuffix(link, m[0])
-	}
-	match := func(s *Filesystem) bool {
-		return s.Disk >= 0 && s.Partition == part && sameType(s.Type, fstype)
-	}
-	if s, ok := f.only(match); ok {
-		return s, true
-	}
-	disk := busPlace(bus)
-	return f.only(func(s *Filesystem) bool { return match(s) && s.Disk == disk })
-}
-
-// busPlace is the place in disk order that a bus address suggests, or -1. A
-// SCSI controller has id 7 itself on VMware's buses, so disks skip it.
-func busPlace(bus string) int {
-	if m := scsiPath.FindStringSubmatch(bus); m != nil {
-		id := number(m[1])
-		if id > 7 {
-			id--
-		}
-		return id
-	}
-	if m := ataPath.FindStringSubmatch(bus); m != nil {
-		return number(m[1]) - 1
-	}
-	return -1
 }
 
 // sameType compares a type that fstab gives with one that blkid gives.

@@ -79,6 +79,18 @@ func TestResolve(t *testing.T) {
 		{"tmpfs", "", none},
 		{"server:/export/home", "", none},
 		{"//server/share", "", none},
+		{"/dev/mapper/mpatha3", "", 2},
+		{"/dev/mapper/mpathb-part2", "swap", 4},
+		{"/dev/mapper/mpathbp2", "", none}, // two disks have a second partition
+		{"/dev/mapper/36000c29aa0000000000000000000000bp3", "", 2},
+		{"/dev/mapper/36000c29aa0000000000000000000000b", "", 5}, // the only one without a table
+		{"/dev/disk/cloud/azure_root-part2", "", 1},
+		{"/dev/disk/cloud/azure_resource-part1", "", none},
+		{"/dev/disk/azure/scsi1/lun0-part1", "", 3},
+		{"/dev/disk/by-id/google-persistent-disk-0-part3", "", 2},
+		{"/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0a1b-part3", "", 2},
+		{"/dev/md126", "", 7}, // the only array
+		{"/dev/md0", "", none},
 		{"/dev/sr0", "", none},
 		{"/dev/fd0", "", none},
 		{"", "", none},
@@ -94,6 +106,22 @@ func TestResolve(t *testing.T) {
 		case ok && got != &f.Filesystems[test.want]:
 			t.Errorf("%s (%s) resolves to %+v, want %+v", test.spec, test.fstype, got, f.Filesystems[test.want])
 		}
+	}
+}
+
+// TestAmbiguousIsNotMissing: a disk that is there under a name that cannot be
+// told apart must not be taken for one that was left behind.
+func TestAmbiguousIsNotMissing(t *testing.T) {
+	for spec, want := range map[string]bool{
+		"/dev/mapper/mpathb2": true, "/dev/disk/by-id/scsi-36000c29-part2": true, "/dev/disk/by-path/pci-0000:0b:00.0-sas-phy1-lun-0-part2": true,
+		"/dev/mapper/mpathb9": false, "/dev/disk/by-id/scsi-36000c29-part3": false, "/dev/sdz1": false, "UUID=x": false,
+	} {
+		if got := twoDisks().Ambiguous(spec, ""); got != want {
+			t.Errorf("Ambiguous(%s) = %v", spec, got)
+		}
+	}
+	if twoDisks().Ambiguous("/dev/mapper/mpathb2", "swap") {
+		t.Error("the content tells them apart")
 	}
 }
 
@@ -113,6 +141,8 @@ func TestUnstable(t *testing.T) {
 	for spec, want := range map[string]bool{
 		"/dev/sda1": true, "/dev/nvme0n1p1": true, "/dev/cciss/c0d0p1": true, "/dev/vda": true,
 		"/dev/disk/by-path/x-part1": true, "/dev/disk/by-id/wwn-0x1-part1": true,
+		"/dev/mapper/mpatha": true, "/dev/mapper/mpathap1": true, "/dev/disk/cloud/azure_root-part1": true, "/dev/disk/azure/root": true,
+		"/dev/mapper/mpath": false, "/dev/mapper/mpath-a": false,
 		"/dev/disk/by-id/dm-name-vg-lv": false, "/dev/disk/by-uuid/x": false, "UUID=x": false,
 		"/dev/mapper/vg-lv": false, "/dev/vg/lv": false, "/dev/md0": false, "tmpfs": false, "/dev/sr0": false,
 	} {

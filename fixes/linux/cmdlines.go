@@ -80,9 +80,10 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 		}
 	}
 	shell := append([]string{"etc/default/grub"}, p.list("etc/default/grub.d", ".cfg")...)
-	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf", "etc/sysconfig/bootloader")
+	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf")
 	shell = append(shell, p.list("etc/dracut.conf.d", ".conf")...)
 	plain := append([]string{"etc/kernel/cmdline"}, p.list("etc/cmdline.d", ".conf")...)
+	plain = append(plain, p.list("etc/kernel/cmdline.d", ".conf")...)
 	env := p.environments()
 	photon := append(p.list("boot", ".cfg"), p.list("boot/grub2", ".cfg")...)
 
@@ -93,6 +94,7 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 	}{
 		{grub, inGrubConfig}, {legacy, inGrubLegacy}, {bls, inBLS}, {syslinux, inSyslinux},
 		{env, inGrubEnv}, {photon, inPhoton}, {shell, inShell}, {plain, inPlain},
+		{[]string{"etc/lilo.conf", "etc/zipl.conf"}, inLilo}, {[]string{"etc/sysconfig/bootloader"}, inBootloader},
 	} {
 		for _, name := range p.once(set.names) {
 			out = append(out, cmdlineFile{name, set.rewrite})
@@ -217,8 +219,7 @@ func inShell(name string, data []byte, edit editLine) []byte {
 		switch v.Name {
 		case "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT", "GRUB_CMDLINE_LINUX_RECOVERY",
 			"GRUB_CMDLINE_LINUX_XEN_REPLACE", "GRUB_CMDLINE_LINUX_XEN_REPLACE_DEFAULT",
-			"kernel_cmdline", "default_kernel_opts",
-			"DEFAULT_APPEND", "FAILSAFE_APPEND": // of SUSE's perl-Bootloader
+			"kernel_cmdline", "default_kernel_opts":
 			v.Value = editText(place{file: name, name: v.Name}, v.Value, edit)
 		case "root":
 			if path.Base(name) == "update-extlinux.conf" && v.Value != "" {

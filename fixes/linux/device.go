@@ -21,11 +21,16 @@ func (o Options) devices(f *guest.Facts) devices {
 // stable names a file system by a tag. Every tag is proven: it resolves, by
 // the rules that the guest's tools follow, to this file system and to no other.
 func (d devices) stable(s *guest.Filesystem) (string, bool) {
-	order := []string{"uuid", "partuuid", "label"}
-	if i := slices.Index(order, d.prefer); i > 0 {
-		order = slices.Insert(slices.Delete(order, i, i+1), 0, d.prefer)
+	return d.first(s, d.preferred("uuid", "partuuid", "label")...)
+}
+
+// preferred puts the kind of tag that was asked for first, where it is among
+// those.
+func (d devices) preferred(kinds ...string) []string {
+	if i := slices.Index(kinds, d.prefer); i > 0 {
+		return slices.Insert(slices.Delete(kinds, i, i+1), 0, d.prefer)
 	}
-	return d.first(s, order...)
+	return kinds
 }
 
 func (d devices) first(s *guest.Filesystem, kinds ...string) (string, bool) {
@@ -48,11 +53,14 @@ func (d devices) first(s *guest.Filesystem, kinds ...string) (string, bool) {
 
 // path is stable as a file name, for places that take no tag.
 func (d devices) path(s *guest.Filesystem) (string, bool) {
-	kinds := []string{"uuid", "partuuid"}
-	if s.Type == "btrfs" { // its members share the UUID; udev links only one
+	kinds := []string{"uuid", "partuuid", "label"}
+	if s.Type == "btrfs" { // its members share UUID and label; udev links only one
 		kinds = []string{"partuuid"}
 	}
-	tag, ok := d.first(s, kinds...)
+	if strings.Contains(s.Label, "/") { // udev would write it otherwise
+		kinds = slices.DeleteFunc(kinds, func(k string) bool { return k == "label" })
+	}
+	tag, ok := d.first(s, d.preferred(kinds...)...)
 	if !ok {
 		return "", false
 	}
@@ -121,18 +129,23 @@ func (d devices) look(spec, fstype string) (*guest.Filesystem, state) {
 		return s, moves
 	case ok:
 		return s, stays
-	case d.ambiguous(spec), !guest.Unstable(spec) && d.hidden():
+	case d.ambiguous(spec, fstype), !guest.Unstable(spec) && d.hidden():
 		return nil, other
 	}
 	return nil, missing
 }
 
-// ambiguous reports whether several file systems carry a tag, so that it was
-// not resolved although it is there.
-func (d devices) ambiguous(spec string) bool {
+// ambiguous reports whether several file systems carry a tag, or could be meant
+// by a name, so that it was not resolved although it is there.
+func (d devices) ambiguous(spec, fstype string) bool {
+	if link, ok := strings.CutPrefix(spec, "/dev/disk/by-"); ok {
+		if kind, value, _ := strings.Cut(link, "/"); kind == "uuid" || kind == "label" || kind == "partuuid" {
+			spec = kind + "=" + value
+		}
+	}
 	tag, value, ok := tagged(spec)
 	if !ok {
-		return false
+		return d.facts.Ambiguous(spec, fstype)
 	}
 	return slices.ContainsFunc(d.facts.Filesystems, func(s guest.Filesystem) bool {
 		switch tag {

@@ -13,6 +13,7 @@ import (
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/guest/guesttest"
 	"hyper2kvm/fixes/linux/cmdline"
+	"hyper2kvm/fixes/linux/lvmconf"
 )
 
 // outside returns a folder of real inputs.
@@ -187,7 +188,7 @@ func TestFilterSees(t *testing.T) {
 		`'a|loop|', 'r|.*|'`:                {false, true},
 		`"a|^/dev/vdz|", "r|.*"`:            {false, false},
 	} {
-		if sees, ok := filterSees(list); sees != want.sees || ok != want.ok {
+		if sees, ok := filterSees(lvmconf.Parse([]byte("a = [" + list + "]")).Settings()[0].Values); sees != want.sees || ok != want.ok {
 			t.Errorf("filter %s: got %v %v, want %v", list, sees, ok, want)
 		}
 	}

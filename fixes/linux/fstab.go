@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"hyper2kvm/fixes/guest"
-	"hyper2kvm/fixes/linux/ini"
 	"hyper2kvm/fixes/linux/table"
 )
 
@@ -28,10 +27,15 @@ func fstab(opts Options) fix {
 				return nil
 			}
 			file := table.Parse(data)
-			e := fstabEditor{planner: p, devices: d, crypt: cryptStates(p, d)}
+			e := &fstabEditor{planner: p, devices: d, crypt: cryptStates(p, d)}
 			for _, row := range file.Rows() {
 				if row.Len() >= 3 {
 					e.row(row)
+				}
+			}
+			for _, row := range file.Rows() {
+				if row.Len() >= 3 {
+					e.dependent(row)
 				}
 			}
 			p.write(name, data, file.Bytes())
@@ -44,10 +48,11 @@ type fstabEditor struct {
 	*planner
 	devices
 	crypt map[string]state // by the names that crypttab gives to opened volumes
+	gone  []string         // mount points whose disks were not given
 }
 
 // row edits one entry: specification, mount point, type, options.
-func (e fstabEditor) row(r *table.Row) {
+func (e *fstabEditor) row(r *table.Row) {
 	spec, point, fstype := table.Unescape(r.Field(0)), table.Unescape(r.Field(1)), r.Field(2)
 	opts := r.Field(3)
 	switch {
@@ -58,6 +63,9 @@ func (e fstabEditor) row(r *table.Row) {
 		}
 		return
 	case hasOption(opts, "bind") || hasOption(opts, "rbind"):
+		return
+	case strings.HasPrefix(spec, "/dev/hd") && optical(fstype):
+		r.Set(0, "/dev/cdrom") // IDE drives of old kernels; udev makes the link
 		return
 	}
 	r.Set(3, e.options(r, opts))
@@ -73,13 +81,36 @@ func (e fstabEditor) row(r *table.Row) {
 	case missing:
 		e.missing(r, spec, point)
 	case other:
-		if e.ambiguous(spec) {
+		if e.ambiguous(spec, fstype) {
 			e.note("etc/fstab line %d: %s stands for several file systems; left", r.Line, spec)
 		}
 	}
 }
 
-func (e fstabEditor) rename(r *table.Row, s *guest.Filesystem, spec, fstype string) {
+// optical reports whether a type is that of optical media.
+func optical(fstype string) bool {
+	return slices.ContainsFunc(strings.Split(fstype, ","), func(t string) bool { return t == "iso9660" || t == "udf" })
+}
+
+// dependent keeps an entry that lies on a disk that was not given from stopping
+// the boot: systemd fails what needs a mount that failed.
+func (e *fstabEditor) dependent(r *table.Row) {
+	opts := r.Field(3)
+	if hasOption(opts, "nofail") || hasOption(opts, "noauto") {
+		return
+	}
+	for _, on := range e.gone {
+		for _, field := range []int{0, 1} {
+			if name := table.Unescape(r.Field(field)); strings.HasPrefix(name, on+"/") {
+				r.Set(3, withOptions(opts, "nofail"))
+				e.note("etc/fstab line %d: %s lies on %s, whose disk was not given; the boot goes on without it (nofail)", r.Line, name, on)
+				return
+			}
+		}
+	}
+}
+
+func (e *fstabEditor) rename(r *table.Row, s *guest.Filesystem, spec, fstype string) {
 	switch s.Type {
 	case "iso9660", "udf":
 		e.note("etc/fstab line %d: %s is an optical medium; left", r.Line, spec)
@@ -100,12 +131,12 @@ func (e fstabEditor) rename(r *table.Row, s *guest.Filesystem, spec, fstype stri
 }
 
 // missing keeps an entry for a disk that was not given from stopping the boot.
-func (e fstabEditor) missing(r *table.Row, spec, point string) {
+func (e *fstabEditor) missing(r *table.Row, spec, point string) {
 	opts := r.Field(3)
+	if strings.HasPrefix(point, "/") && point != "/" && !hasOption(opts, "noauto") {
+		e.gone = append(e.gone, strings.TrimRight(point, "/"))
+	}
 	switch {
-	case strings.HasPrefix(spec, "/dev/hd") && (strings.Contains(r.Field(2), "iso9660") || strings.Contains(r.Field(2), "udf")):
-		r.Set(0, "/dev/cdrom") // IDE drives of old kernels; udev makes the link
-		return
 	case hasOption(opts, "nofail") && r.Field(2) != "swap":
 		return
 	case hasOption(opts, "noauto"):
@@ -124,7 +155,7 @@ func (e fstabEditor) missing(r *table.Row, spec, point string) {
 }
 
 // options renames devices that options name.
-func (e fstabEditor) options(r *table.Row, opts string) string {
+func (e *fstabEditor) options(r *table.Row, opts string) string {
 	list := strings.Split(opts, ",")
 	for i, opt := range list {
 		key, value, _ := strings.Cut(opt, "=")
@@ -132,6 +163,10 @@ func (e fstabEditor) options(r *table.Row, opts string) string {
 		case "x-systemd.requires", "x-systemd.after", "x-systemd.before", "x-systemd.requires-mounts-for",
 			"journal", "journal_path", "logdev", "rtdev", "device":
 		default:
+			continue
+		}
+		if unit, ok := (unitEditor{e.planner, e.devices}).unitNow("etc/fstab", table.Unescape(value)); ok {
+			list[i] = key + "=" + strings.ReplaceAll(unit, `\`, `\134`) // fstab(5) takes escapes
 			continue
 		}
 		s, state := e.look(value, "")
@@ -187,31 +222,4 @@ func withOptions(opts string, add ...string) string {
 		opts += o
 	}
 	return opts
-}
-
-// mountUnits renames the devices of .mount and .swap units that the guest's
-// administrator wrote, systemd.mount(5).
-func mountUnits(p *planner, d devices) {
-	const dir = "etc/systemd/system"
-	for _, name := range p.once(append(p.list(dir, ".mount"), p.list(dir, ".swap")...)) {
-		data, ok := p.read(name)
-		if !ok {
-			continue
-		}
-		file := ini.Parse(data)
-		for _, e := range file.Entries() {
-			if e.Key != "What" {
-				continue
-			}
-			switch s, state := d.look(e.Value, ""); state {
-			case moves:
-				if link, ok := d.path(s); ok && s.Type != "LVM2_member" {
-					e.Value = link
-				}
-			case missing:
-				p.note("%s: %s is on no disk that was given; left", name, e.Value)
-			}
-		}
-		p.write(name, data, file.Bytes())
-	}
 }

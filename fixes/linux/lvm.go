@@ -2,9 +2,11 @@ package linux
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"hyper2kvm/fixes"
+	"hyper2kvm/fixes/linux/lvmconf"
 )
 
 func lvm() fix {
@@ -12,69 +14,81 @@ func lvm() fix {
 		id:  "linux/lvm",
 		why: "LVM's list of devices and filters name the old machine's disks; with them the volume groups are not found on KVM.",
 		plan: func(p *planner) error {
+			lists := []string{"etc/lvm/devices/system.devices"}
+			for _, name := range p.once([]string{"etc/lvm/lvm.conf", "etc/lvm/lvmlocal.conf"}) {
+				lists = append(lists, lvmSettings(p, name)...)
+			}
 			// With no list all devices are looked at, lvmdevices(8). The copy in an
 			// initramfs is why this stands before the initramfs is touched.
-			for _, name := range []string{"etc/lvm/devices/system.devices", "etc/lvm/cache/.cache"} {
+			var gone []fixes.Change
+			for _, name := range append(lists, "etc/lvm/cache/.cache") {
 				if p.exists(name) {
-					p.changes = append(p.changes, fixes.Remove{Name: name})
+					gone = append(gone, fixes.Remove{Name: name})
 				}
 			}
-			for _, name := range p.once([]string{"etc/lvm/lvm.conf", "etc/lvm/lvmlocal.conf"}) {
-				lvmFilters(p, name)
-			}
+			p.changes = append(gone, p.changes...)
 			return nil
 		},
 	}
 }
 
-var (
-	filterLine  = regexp.MustCompile(`^([ \t]*(?:devices/)?(?:global_)?filter[ \t]*=[ \t]*\[[ \t]*)(".*"|'.*')([ \t]*\].*)$`)
-	filterBegin = regexp.MustCompile(`^[ \t]*(?:devices/)?(?:global_)?filter[ \t]*=`)
-	filterItem  = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"|'([^']*)'`)
-)
-
 // accept lets every disk of KVM's buses through.
-const accept = `"a|^/dev/[sv]d[a-z]|"`
+const accept = "a|^/dev/[sv]d[a-z]|"
 
-// lvmFilters lets KVM's disks through the filters that reject them.
-func lvmFilters(p *planner, name string) {
+// lvmSettings edits what in LVM's configuration keeps it from KVM's disks, and
+// gives the further lists of devices that it names.
+func lvmSettings(p *planner, name string) (lists []string) {
 	data, ok := p.read(name)
 	if !ok {
-		return
+		return nil
 	}
-	now := eachLine(data, func(l string) string {
-		m := filterLine.FindStringSubmatch(l)
-		if m == nil && filterBegin.MatchString(l) {
-			p.note("%s: a filter that is no list on one line is not understood; left", name)
+	file := lvmconf.Parse(data)
+	if !file.Sound() {
+		p.note("%s: not understood; left", name)
+		return nil
+	}
+	for _, s := range file.Settings() {
+		switch s.Path {
+		case "devices/filter", "devices/global_filter":
+			lvmFilter(p, name, s)
+		case "devices/scan":
+			// Folders of links that KVM's disks do not all have.
+			if s.List && len(s.Values) > 0 && !slices.Contains(s.Values, "/dev") {
+				p.note("%s: devices are looked for in %s alone, which KVM's disks have no links in; now in /dev, too", name, strings.Join(s.Values, ", "))
+				s.Prepend("/dev")
+			}
+		case "devices/devicesfile":
+			if v := s.Values[0]; v != "" && v != "system.devices" && !strings.Contains(v, "/") && v != "." && v != ".." {
+				lists = append(lists, "etc/lvm/devices/"+v)
+			}
 		}
-		if m == nil || strings.HasPrefix(m[2], accept) {
-			return l
-		}
-		sees, ok := filterSees(m[2])
-		switch {
-		case !ok:
-			p.note("%s: the filter %s is not understood; left", name, m[2])
-			return l
-		case sees:
-			return l
-		}
-		return m[1] + accept + ", " + m[2] + m[3]
-	})
-	p.write(name, data, now)
+	}
+	p.write(name, data, file.Bytes())
+	return lists
+}
+
+// lvmFilter lets KVM's disks through a filter that rejects them.
+func lvmFilter(p *planner, name string, s *lvmconf.Setting) {
+	switch sees, ok := filterSees(s.Values); {
+	case !s.List || !ok:
+		p.note("%s: the %s %q is not understood; left", name, strings.TrimPrefix(s.Path, "devices/"), s.Values)
+	case len(s.Values) > 0 && s.Values[0] == accept:
+	case !sees:
+		s.Prepend(accept)
+	}
 }
 
 // filterSees reports whether a filter accepts the first disk and partition of
 // either bus. The first pattern that matches a name decides; a name that none
 // matches is accepted (lvm.conf(5), devices/filter).
-func filterSees(list string) (sees, ok bool) {
+func filterSees(items []string) (sees, ok bool) {
 	for _, device := range []string{"/dev/vda", "/dev/vda2", "/dev/sda", "/dev/sda2", "/dev/vdb", "/dev/sdb"} {
 		accepted := true
-		for _, m := range filterItem.FindAllStringSubmatch(list, -1) {
-			item := m[1] + m[2]
+		for _, item := range items {
 			if len(item) < 3 || item[0] != 'a' && item[0] != 'r' || !strings.HasSuffix(item, closer(item[1])) {
 				return false, false
 			}
-			re, err := regexp.Compile(strings.ReplaceAll(item[2:len(item)-1], `\\`, `\`))
+			re, err := regexp.Compile(item[2 : len(item)-1])
 			if err != nil {
 				return false, false
 			}
