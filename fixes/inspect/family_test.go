@@ -1,0 +1,54 @@
+package inspect
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/guest/guesttest"
+)
+
+// TestFamily: fixes ask whether a guest is like Red Hat's or SUSE's systems, so
+// that must not hang on who wrote ID_LIKE and who did not.
+func TestFamily(t *testing.T) {
+	for name, test := range map[string]struct {
+		tree string
+		want guest.OS
+	}{
+		"SLES 12 has no ID_LIKE": {
+			"-- etc/os-release --\nID=\"sles\"\nVERSION_ID=\"12.5\"\n",
+			guest.OS{Family: "linux", ID: "sles", Version: "12.5", IDLike: []string{"suse"}},
+		},
+		"SLES for SAP has an ID of its own": {
+			"-- etc/os-release --\nID=\"sles_sap\"\nVERSION_ID=\"12.4\"\n",
+			guest.OS{Family: "linux", ID: "sles_sap", Version: "12.4", IDLike: []string{"suse"}},
+		},
+		"Oracle Linux says fedora alone": {
+			"-- etc/os-release --\nID=\"ol\"\nID_LIKE=\"fedora\"\nVERSION_ID=\"8.10\"\n",
+			guest.OS{Family: "linux", ID: "ol", Version: "8.10", IDLike: []string{"fedora", "rhel"}},
+		},
+		"what is said stays": {
+			"-- etc/os-release --\nID=rocky\nID_LIKE=\"rhel centos fedora\"\nVERSION_ID=8.10\n",
+			guest.OS{Family: "linux", ID: "rocky", Version: "8.10", IDLike: []string{"rhel", "centos", "fedora"}},
+		},
+		"SLES 11 has its service pack on a line of its own": {
+			"-- etc/SuSE-release --\nSUSE Linux Enterprise Server 11 (x86_64)\nVERSION = 11\nPATCHLEVEL = 4\n",
+			guest.OS{Family: "linux", ID: "sles", Version: "11.4", IDLike: []string{"suse"}, Name: "SUSE Linux Enterprise Server 11 (x86_64)"},
+		},
+		"SLES 10 without a service pack": {
+			"-- etc/SuSE-release --\nSUSE Linux Enterprise Server 10 (i586)\nVERSION = 10\n",
+			guest.OS{Family: "linux", ID: "sles", Version: "10", IDLike: []string{"suse"}, Name: "SUSE Linux Enterprise Server 10 (i586)"},
+		},
+		"openSUSE of old": {
+			"-- etc/SuSE-release --\nopenSUSE 11.4 (x86_64)\nVERSION = 11.4\nCODENAME = Celadon\n",
+			guest.OS{Family: "linux", ID: "opensuse", Version: "11.4", IDLike: []string{"suse"}, Name: "openSUSE 11.4 (x86_64)"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if d := cmp.Diff(test.want, Identify(guesttest.New(t, test.tree))); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
