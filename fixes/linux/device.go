@@ -108,6 +108,10 @@ func isDisk(spec string) bool {
 // RAM and network devices, folders that the system mounts.
 var noDisk = regexp.MustCompile(`^(?:(?:sr|scd|fd|floppy|loop|ram|zram|nbd|dm-)[0-9]+(?:p[0-9]+)?|(?:shm|pts|hugepages|mqueue|zvol|rbd|drbd|bus|fd)(?:/.*)?)$`)
 
+// mapperID matches links made of what identifies a volume of the device mapper or
+// an array. They hold in a move, and facts have no such identities to compare.
+var mapperID = regexp.MustCompile(`^/dev/disk/by-id/(?:dm-uuid-|md-uuid-|md-name-)`)
+
 // state is what became of a device that a specification names.
 type state int
 
@@ -129,7 +133,7 @@ func (d devices) look(spec, fstype string) (*guest.Filesystem, state) {
 		return s, moves
 	case ok:
 		return s, stays
-	case d.ambiguous(spec, fstype), !guest.Unstable(spec) && d.hidden():
+	case d.ambiguous(spec, fstype), mapperID.MatchString(spec), !guest.Unstable(spec) && d.hidden():
 		return nil, other
 	}
 	return nil, missing

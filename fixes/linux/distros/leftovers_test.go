@@ -14,6 +14,7 @@ import (
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/guest/guesttest"
 	"hyper2kvm/fixes/linux/initramfs"
+	"hyper2kvm/formats/cpio"
 )
 
 // checker looks at a guest whose fixes are applied as its first boot on KVM
@@ -78,17 +79,57 @@ func (c *checker) kernels(ctx context.Context, g *guest.Guest) {
 	for _, f := range findings {
 		c.say("initramfs: %s", f)
 	}
+	if len(c.facts.Kernels) == 0 {
+		c.say("kernel: none was found, so that no initramfs was looked at")
+	}
 	for _, k := range c.facts.Kernels {
 		modules := c.read(k.Modules+"/modules.dep") + c.read(k.Modules+"/modules.builtin")
 		if k.Default && !strings.Contains(modules, "virtio_blk.ko") && !strings.Contains(modules, "virtio_scsi.ko") {
 			c.say("kernel: %s is the default and has no driver for a virtio disk", k.Version)
 		}
+		c.image(k.Initramfs)
 		if k.Initramfs == "" && k.Default && !strings.Contains(c.read(k.Modules+"/modules.builtin"), "virtio_blk.ko") {
 			c.say("kernel: %s is the default, has no initramfs and virtio_blk is not built in", k.Version)
 		}
 	}
 	if c.exists("etc/lvm/devices/system.devices") {
 		c.say("lvm: etc/lvm/devices/system.devices lists the old machine's disks")
+	}
+}
+
+// devicePath finds devices in an initramfs, where words stand in many syntaxes.
+var devicePath = regexp.MustCompile(`/dev/(?:disk/by-(?:id|path)/)?[A-Za-z0-9._:-]+|\bUUID=[0-9A-Fa-f-]+`)
+
+// image looks for devices that an initramfs waits for.
+func (c *checker) image(name string) {
+	file, err := c.tree.Open(name)
+	if name == "" || err != nil {
+		return
+	}
+	defer file.Close()
+	r := cpio.NewReader(file, cpio.Limits{})
+	defer r.Close()
+	members := map[string]string{}
+	for {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		data, err := r.ReadAll(1 << 20)
+		if err != nil {
+			break
+		}
+		delete(members, h.Name)
+		if h.IsFile() && !strings.Contains(h.Name, "lib/modules/") && !strings.HasPrefix(h.Name, "kernel/") {
+			members[h.Name] = string(data)
+		}
+	}
+	for member, text := range members {
+		for _, dev := range devicePath.FindAllString(text, -1) {
+			if _, known := c.facts.Resolve(dev); guest.Unstable(dev) || strings.HasPrefix(dev, "UUID=") && !known {
+				c.say("initramfs: %s of %s names %s", member, name, dev)
+			}
+		}
 	}
 }
 
@@ -111,6 +152,9 @@ func (c *checker) tables() {
 	for _, e := range c.facts.Fstab {
 		_, nofail := e.Option("nofail")
 		_, noauto := e.Option("noauto")
+		if !nofail && !noauto && slices.Contains([]string{"vboxsf", "prl_fs", "fuse.vmhgfs-fuse", "vmhgfs", "drvfs"}, e.Type) {
+			c.say("device: etc/fstab mounts %s (%s), which a host gives that is no more", e.Point, e.Type)
+		}
 		optical := e.Type == "iso9660" || e.Type == "udf" || strings.Contains(e.Type, "udf,iso9660")
 		c.spec("etc/fstab", e.Spec, e.Type, nofail || noauto || optical)
 	}
