@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -27,3 +28,23 @@ func unsaid(os guest.OS) []string {
 
 // patchLevel matches the service pack in SLES's old release file.
 var patchLevel = regexp.MustCompile(`(?m)^PATCHLEVEL *= *([1-9][0-9]*)`)
+
+// isLinux reports whether a tree without a name is a Linux system's: it has a
+// shell, and modules, a kernel or the dynamic linker of Linux.
+func (f *finder) isLinux() bool {
+	if !f.exists("bin/sh") && !f.exists("usr/bin/sh") {
+		return false
+	}
+	if f.isDir("lib/modules") || f.isDir("usr/lib/modules") {
+		return true
+	}
+	for _, dir := range []string{"boot", "lib", "lib64", "usr/lib", "usr/lib64"} {
+		if slices.ContainsFunc(f.list(dir, ""), func(name string) bool { return ofLinux.MatchString(path.Base(name)) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// ofLinux matches a kernel's image, and the linkers of the C libraries of Linux.
+var ofLinux = regexp.MustCompile(`^(?:vmlinu[xz]|bzImage|ld-linux|ld-musl-)`)

@@ -52,3 +52,24 @@ func TestFamily(t *testing.T) {
 		})
 	}
 }
+
+// TestNameless: a Linux without a release file is repaired in what all have in
+// common; another system, or a disk of data, is none.
+func TestNameless(t *testing.T) {
+	for name, test := range map[string]struct{ tree, want string }{
+		"own kernel":    {"-- bin/sh --\n-- boot/vmlinuz --\n-- etc/fstab --\n", "linux linux"},
+		"own linker":    {"-- usr/bin/sh --\n-- usr/lib64/ld-linux-x86-64.so.2 --\n", "linux linux"},
+		"musl":          {"-- bin/sh --\n-- lib/ld-musl-x86_64.so.1 --\n", "linux linux"},
+		"modules":       {"-- bin/sh --\n-- lib/modules/6.1/modules.dep --\n", "linux linux"},
+		"FreeBSD":       {"-- bin/sh --\n-- boot/kernel/kernel --\n-- libexec/ld-elf.so.1 --\n-- etc/fstab --\n", "unknown "},
+		"data":          {"-- boot/vmlinuz --\n-- home/x --\n", "unknown "},
+		"it has a name": {"-- bin/sh --\n-- boot/vmlinuz --\n-- etc/os-release --\nID=void\n", "linux void"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			os := Identify(guesttest.New(t, test.tree))
+			if got := os.Family + " " + os.ID; got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}

@@ -50,6 +50,10 @@ func (f *finder) os() guest.OS {
 			return guest.OS{Family: "linux", ID: strings.ToLower(id), Version: v["DISTRIB_RELEASE"], Name: v["DISTRIB_DESCRIPTION"]}
 		}
 	}
+	if f.isLinux() {
+		f.warn("which distribution this is is not known: only what every Linux has in common is repaired")
+		return guest.OS{Family: "linux", ID: "linux"} // as os-release(5) has it for a system without a name
+	}
 	return guest.OS{Family: "unknown"}
 }
 
@@ -197,6 +201,8 @@ func (f *finder) initSystem() string {
 		return "openrc"
 	case f.exists("etc/inittab"):
 		return "sysv"
+	case f.isDir("etc/systemd/system"): // its programs lie elsewhere, as in NixOS
+		return "systemd"
 	}
 	return ""
 }

@@ -92,5 +92,6 @@ func (f fix) Plan(_ context.Context, g *guest.Guest) (fixes.Proposal, error) {
 	if err := f.plan(p); err != nil {
 		return fixes.Proposal{}, fmt.Errorf("plan %s: %w", f.id, err)
 	}
+	noteStores(p)
 	return fixes.Proposal{Changes: p.changes, Notes: p.notes}, nil
 }
