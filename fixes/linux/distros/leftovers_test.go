@@ -98,7 +98,10 @@ func (c *checker) kernels(ctx context.Context, g *guest.Guest) {
 }
 
 // devicePath finds devices in an initramfs, where words stand in many syntaxes.
-var devicePath = regexp.MustCompile(`/dev/(?:disk/by-(?:id|path)/)?[A-Za-z0-9._:-]+|\bUUID=[0-9A-Fa-f-]+`)
+var devicePath = regexp.MustCompile(`/dev/(?:disk/by-(?:id|path)/)?[A-Za-z0-9._:-]+|\bUUID=[0-9A-Fa-f]{8}-[0-9A-Fa-f-]{27}`)
+
+// onlySD matches a filter of LVM that lets SCSI disks through and no others.
+var onlySD = regexp.MustCompile(`(?m)^\s*(?:global_)?filter = \[ "a\|\^?/dev/sd[^"]*", "r\|\.\*\|" \]`)
 
 // image looks for devices that an initramfs waits for.
 func (c *checker) image(name string) {
@@ -125,6 +128,9 @@ func (c *checker) image(name string) {
 		}
 	}
 	for member, text := range members {
+		if strings.HasSuffix(member, "lvm/lvm.conf") && c.facts.TargetBus == "virtio" && onlySD.MatchString(text) {
+			c.say("initramfs: %s of %s lets LVM see disks called sd alone", member, name)
+		}
 		for _, dev := range devicePath.FindAllString(text, -1) {
 			if _, known := c.facts.Resolve(dev); guest.Unstable(dev) || strings.HasPrefix(dev, "UUID=") && !known {
 				c.say("initramfs: %s of %s names %s", member, name, dev)
@@ -154,6 +160,11 @@ func (c *checker) tables() {
 		_, noauto := e.Option("noauto")
 		if !nofail && !noauto && slices.Contains([]string{"vboxsf", "prl_fs", "fuse.vmhgfs-fuse", "vmhgfs", "drvfs"}, e.Type) {
 			c.say("device: etc/fstab mounts %s (%s), which a host gives that is no more", e.Point, e.Type)
+		}
+		// Before util-linux knew "x-" as a prefix to keep to itself, mount(8) gave
+		// the option to the kernel, which refuses the file system for it.
+		if c.facts.Init != "systemd" && slices.ContainsFunc(e.Options, func(o string) bool { return strings.HasPrefix(o, "x-systemd.") }) {
+			c.say("device: etc/fstab has an option of systemd for %s, and init is %s", e.Point, c.facts.Init)
 		}
 		optical := e.Type == "iso9660" || e.Type == "udf" || strings.Contains(e.Type, "udf,iso9660")
 		c.spec("etc/fstab", e.Spec, e.Type, nofail || noauto || optical)
@@ -219,11 +230,24 @@ func (c *checker) entries() {
 				continue
 			}
 			file := strings.Trim(m[1], "/")
-			if !c.exists(file) && !c.exists(path.Join("boot", file)) && !c.exists(path.Join(c.facts.Loader.ESP, file)) && !c.exists("boot/"+path.Base(file)) {
+			if !c.exists(file) && !c.exists(path.Join("boot", file)) && !c.onESP(file) && !c.exists("boot/"+path.Base(file)) {
 				c.say("entry: %s starts %s, which is not there", name, m[1])
 			}
 		}
 	}
+}
+
+// onESP looks for a file on the EFI system partition, where case does not count.
+func (c *checker) onESP(file string) bool {
+	at := c.facts.Loader.ESP
+	for elem := range strings.SplitSeq(file, "/") {
+		i := slices.IndexFunc(c.list(at), func(n string) bool { return strings.EqualFold(path.Base(n), elem) })
+		if at == "" || i < 0 {
+			return false
+		}
+		at = c.list(at)[i]
+	}
+	return true
 }
 
 // loader holds that the firmware finds something to start, and that GRUB can
@@ -309,7 +333,7 @@ func (c *checker) names() {
 
 // services holds what else of the old machine a boot would wait for or fail on.
 func (c *checker) services() {
-	for _, name := range []string{"etc/kdump.conf", "etc/default/grub_installdevice", "etc/sysconfig/bootloader", "boot/grub/device.map", "boot/grub2/device.map", "etc/mdadm.conf", "etc/mdadm/mdadm.conf", "etc/smartd.conf", "etc/sysconfig/rawdevices", "etc/hdparm.conf"} {
+	for _, name := range []string{"etc/kdump.conf", "etc/default/grub_installdevice", "etc/sysconfig/bootloader", "boot/grub/device.map", "boot/grub2/device.map", "etc/mdadm.conf", "etc/mdadm/mdadm.conf", "etc/smartd.conf", "etc/sysconfig/rawdevices", "etc/hdparm.conf", "etc/lilo.conf"} {
 		for l := range strings.Lines(c.read(name)) {
 			for _, w := range strings.FieldsFunc(l, func(r rune) bool { return strings.ContainsRune(" \t\n=,\"'", r) }) {
 				if strings.HasPrefix(strings.TrimSpace(l), "#") || !strings.HasPrefix(w, "/dev/") || !guest.Unstable(w) || strings.HasPrefix(w, "/dev/vd") {
@@ -322,6 +346,11 @@ func (c *checker) services() {
 	for _, name := range c.list("boot") {
 		if strings.Contains(name, "kdump") {
 			c.say("kdump: %s was made for the old machine", name)
+		}
+	}
+	for _, tty := range []string{"hvc0", "xvc0"} {
+		if _, err := c.tree.Lstat("etc/systemd/system/getty.target.wants/serial-getty@" + tty + ".service"); err == nil {
+			c.say("console: serial-getty@%s waits for a console of Xen", tty)
 		}
 	}
 	for _, name := range []string{"etc/rc.d/rc3.d/S05kudzu", "etc/sysconfig/hwconf"} {
