@@ -221,7 +221,7 @@ func (k *kernelModules) files(t *testing.T) map[string][]byte {
 //	kernel K usr/lib           whose modules it holds, and below what
 //	modules xfs vmw_pvscsi     with all that they need
 //	flat lib virtio_blk        modules in one folder, without an index (nash)
-//	dir NAME / link NAME TARGET / file NAME CONTENT, in which \n ends a line
+//	dir NAME / link NAME TARGET / file NAME CONTENT, with \n and \t in it
 func imageList(t *testing.T, text string, kernels map[string]*kernelModules) []byte {
 	t.Helper()
 	i := &imageBuilder{t: t, pack: "gzip", dirs: map[string]bool{}}
@@ -251,7 +251,7 @@ func imageList(t *testing.T, text string, kernels map[string]*kernelModules) []b
 		case "link":
 			i.add(cpio.Link(first, second))
 		case "file":
-			i.add(cpio.File(first, []byte(strings.ReplaceAll(second, `\n`, "\n"))))
+			i.add(cpio.File(first, []byte(strings.NewReplacer(`\n`, "\n", `\t`, "\t").Replace(second))))
 		default:
 			t.Fatalf("a line for an image begins with %q", word)
 		}

@@ -5,8 +5,9 @@
 // testdata/NAME.txtar is a guest. The member "disks" says what no file of it
 // tells (machine_test.go); members with special endings are made from a few
 // lines (build_test.go); all else are files of the guest. What the guest is found
-// to be, what the fixes change, what they say, and what would still be in the way
-// of its first boot stands in testdata/NAME.golden, which
+// to be, what its first boot on KVM would trip over as it is (leftovers_test.go),
+// what the fixes change, what they say, and what is left to trip over stands in
+// testdata/NAME.golden, which
 //
 //	go test ./fixes/linux/distros -update
 //
@@ -53,6 +54,7 @@ func testDistro(t *testing.T, file string) {
 	m, tree := load(t, file)
 	before := tree.Dump()
 	g := &guest.Guest{FS: tree, Facts: inspect.Inspect(tree, m.facts(tree))}
+	trouble := leftovers(t, tree, g)
 	planned := plan(t, g, m)
 	if tree.Dump() != before {
 		t.Fatal("planning changed the guest")
@@ -68,6 +70,7 @@ func testDistro(t *testing.T, file string) {
 	_, original := load(t, file)
 	golden := &txtar.Archive{Files: []txtar.File{
 		{Name: "facts", Data: []byte(describe(g.Facts))},
+		{Name: "before", Data: []byte(strings.Join(trouble, ""))},
 		{Name: "fixes", Data: []byte(summary(planned))},
 		{Name: "diff", Data: []byte(indent(difference(t, original, tree)))},
 		{Name: "notes", Data: []byte(notes(planned))},

@@ -34,6 +34,7 @@ func leftovers(t *testing.T, before *guesttest.FS, g *guest.Guest) []string {
 	c.entries()
 	c.loader()
 	c.names()
+	c.drivers()
 	c.labels(t, before)
 	c.services()
 	slices.Sort(c.out)
@@ -356,6 +357,26 @@ func (c *checker) services() {
 	for _, name := range []string{"etc/rc.d/rc3.d/S05kudzu", "etc/sysconfig/hwconf"} {
 		if _, err := c.tree.Lstat(name); err == nil {
 			c.say("kudzu: %s makes the boot ask about hardware that went", name)
+		}
+	}
+}
+
+var (
+	matchDriver = regexp.MustCompile(`(?m)^Driver=(.*)$`)
+	oldDriver   = regexp.MustCompile(`\b(?:ena|vmxnet3|hv_netvsc|vif|ixgbevf)\b`)
+)
+
+// drivers holds that no file of networkd waits for a card of the old machine
+// alone. A file in etc takes the place of one of that name (systemd.network(5)).
+func (c *checker) drivers() {
+	const etc = "etc/systemd/network"
+	for _, file := range append(c.list(etc), c.list("usr/lib/systemd/network")...) {
+		if path.Dir(file) != etc && c.exists(path.Join(etc, path.Base(file))) || path.Ext(file) != ".network" {
+			continue
+		}
+		m := matchDriver.FindStringSubmatch(c.read(file))
+		if m != nil && oldDriver.MatchString(m[1]) && !strings.Contains(m[1], "virtio_net") {
+			c.say("network: %s is for cards of the drivers %s", file, m[1])
 		}
 	}
 }
