@@ -15,6 +15,7 @@
 package distros
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -54,28 +55,37 @@ func testDistro(t *testing.T, file string) {
 	m, tree := load(t, file)
 	before := tree.Dump()
 	g := &guest.Guest{FS: tree, Facts: inspect.Inspect(tree, m.facts(tree))}
-	trouble := leftovers(t, tree, g)
-	planned := plan(t, g, m)
+	golden := &txtar.Archive{Files: []txtar.File{
+		{Name: "facts", Data: []byte(describe(g.Facts))},
+		{Name: "before", Data: []byte(strings.Join(leftovers(t, tree, g), ""))},
+	}}
+	planned, err := plan(t, g, m)
 	if tree.Dump() != before {
 		t.Fatal("planning changed the guest")
+	}
+	if _, refused := errors.AsType[*fixes.FatalError](err); refused {
+		golden.Files = append(golden.Files, txtar.File{Name: "refused", Data: []byte(err.Error() + "\n")})
+		compare(t, strings.TrimSuffix(file, ".txtar")+".golden", golden)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	if err := fixes.Apply(t.Context(), g, planned, nil); err != nil {
 		t.Fatal(err)
 	}
 	// As a second run sees the guest: all of it looked at anew.
 	again := &guest.Guest{FS: tree, Facts: inspect.Inspect(tree, m.facts(tree))}
-	if second := plan(t, again, m); second.Pending() {
-		t.Errorf("a second run changes more:\n%s", diffs(second))
+	if second, err := plan(t, again, m); err != nil || second.Pending() {
+		t.Errorf("a second run changes more: %v\n%s", err, diffs(second))
 	}
 	_, original := load(t, file)
-	golden := &txtar.Archive{Files: []txtar.File{
-		{Name: "facts", Data: []byte(describe(g.Facts))},
-		{Name: "before", Data: []byte(strings.Join(trouble, ""))},
-		{Name: "fixes", Data: []byte(summary(planned))},
-		{Name: "diff", Data: []byte(indent(difference(t, original, tree)))},
-		{Name: "notes", Data: []byte(notes(planned))},
-		{Name: "left", Data: []byte(strings.Join(leftovers(t, original, again), ""))},
-	}}
+	golden.Files = append(golden.Files,
+		txtar.File{Name: "fixes", Data: []byte(summary(planned))},
+		txtar.File{Name: "diff", Data: []byte(indent(difference(t, original, tree)))},
+		txtar.File{Name: "notes", Data: []byte(notes(planned))},
+		txtar.File{Name: "left", Data: []byte(strings.Join(leftovers(t, original, again), ""))},
+	)
 	compare(t, strings.TrimSuffix(file, ".txtar")+".golden", golden)
 	if planned.Pending() || slices.ContainsFunc(planned.Results, func(r fixes.Result) bool { return r.State == fixes.Changed }) {
 		if _, err := fixes.Undo(t.Context(), g, fixes.UndoOptions{}); err != nil {
@@ -112,14 +122,9 @@ func load(t *testing.T, file string) (*machine, *guesttest.FS) {
 	return m, build(t, files)
 }
 
-func plan(t *testing.T, g *guest.Guest, m *machine) *fixes.Planned {
-	t.Helper()
+func plan(t *testing.T, g *guest.Guest, m *machine) (*fixes.Planned, error) {
 	list := linux.All(linux.Options{Devices: m.devices}, initramfs.Fixes(initramfs.Options{}))
-	planned, err := fixes.Plan(t.Context(), g, list, fixes.Selection{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return planned
+	return fixes.Plan(t.Context(), g, list, fixes.Selection{})
 }
 
 // compare holds the golden file against what came out, or writes it.
