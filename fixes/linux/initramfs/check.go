@@ -91,7 +91,9 @@ func (c *checked) readBack(g *guest.Guest) error {
 	have := c.img.modules(c.modulesDir())
 	c.missing = c.lacks(have)
 	for _, name := range ofSource() {
-		if _, ok := have[kmod.Normal(name)]; ok {
+		_, ok := have[kmod.Normal(name)]
+		// What we put in ourselves must not count as the source's the next time only.
+		if ok || slices.Contains(c.wanted(), name) && c.deps.Find(name) != nil {
 			c.kept = append(c.kept, name)
 		}
 	}
