@@ -54,7 +54,7 @@ func (f *files) xattrs(real string) (map[string][]byte, error) {
 	if have, ok := f.label(real); ok {
 		return maps.Clone(have), nil
 	}
-	name := quote(full(real))
+	name := quote(f.full(real))
 	script := "stat -c %C -- " + name
 	if f.xattr {
 		script = "getfattr -h -d -m - -e hex --absolute-names -- " + name
@@ -108,7 +108,7 @@ func (f *files) setXattrs(real string, want map[string][]byte) error {
 			}
 		}
 		if context := strings.TrimRight(string(want[label]), "\x00"); context != "" {
-			return f.script("chcon -- " + words(context, full(real)))
+			return f.script("chcon -- " + words(context, f.full(real)))
 		}
 		return nil
 	}
@@ -119,12 +119,12 @@ func (f *files) setXattrs(real string, want map[string][]byte) error {
 	var script strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(have)) {
 		if _, keep := want[name]; !keep && name != label {
-			fmt.Fprintf(&script, "setfattr -h -x %s -- %s || exit 1\n", quote(name), quote(full(real)))
+			fmt.Fprintf(&script, "setfattr -h -x %s -- %s || exit 1\n", quote(name), quote(f.full(real)))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		if !bytes.Equal(have[name], want[name]) {
-			fmt.Fprintf(&script, "setfattr -h -n %s -v 0x%x -- %s || exit 1\n", quote(name), want[name], quote(full(real)))
+			fmt.Fprintf(&script, "setfattr -h -n %s -v 0x%x -- %s || exit 1\n", quote(name), want[name], quote(f.full(real)))
 		}
 	}
 	if script.Len() == 0 {
@@ -140,7 +140,7 @@ func (f *files) like(old, new string) error {
 	if f.xattr {
 		return nil // read and written one by one
 	}
-	_, _, err := f.shell.run("cp --attributes-only --preserve=all -- " + words(full(old), full(new)))
+	_, _, err := f.shell.run("cp --attributes-only --preserve=all -- " + words(f.full(old), f.full(new)))
 	return err
 }
 

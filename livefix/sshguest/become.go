@@ -19,6 +19,9 @@ import (
 // becomeTime bounds how long a program may take to start as root, typing aside.
 const becomeTime = 30 * time.Second
 
+// startShell becomes the shell that stays.
+const startShell = "exec /bin/sh"
+
 // way is how programs are run as root.
 type way struct {
 	prefix string // "sudo …", "" for a login that is root's
@@ -68,12 +71,12 @@ func (r *rooter) find(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	if id.uid == "0" {
-		return r.start(ctx, "exec /bin/sh")
+		return r.start(ctx, startShell)
 	}
 	var refused []string
 	for _, w := range r.ways(id) {
 		r.way = w
-		p, err := r.start(ctx, "exec /bin/sh")
+		p, err := r.start(ctx, startShell)
 		if err == nil {
 			return p, nil
 		}
@@ -170,7 +173,7 @@ func (r *rooter) launch(ctx context.Context, session *ssh.Session, script string
 	}
 	mark := "h2k-" + rand.Text()
 	p := &process{session: session, in: in, out: bufio.NewReaderSize(stdout, 64<<10), said: &tail{}}
-	d := &dialogue{r: r, in: in, said: p.said}
+	d := &dialogue{r: r, in: in, session: session, said: p.said}
 	session.Stderr = d
 	if r.way.tty {
 		// No echo, no line discipline: the channel carries binary data.
@@ -178,7 +181,8 @@ func (r *rooter) launch(ctx context.Context, session *ssh.Session, script string
 		if err := session.RequestPty("dumb", 24, 80, modes); err != nil {
 			return nil, api.NewError(api.CodePrivilege, "get a terminal on", r.who, err)
 		}
-		script = "stty raw -echo; " + script
+		// A shell that reads from a terminal would print prompts.
+		script = "stty raw -echo; " + strings.Replace(script, startShell, "cat | /bin/sh", 1)
 	}
 	command := fmt.Sprintf("%s /bin/sh -c 'umask 077; cd /; printf \"%%s\\n\" %s; %s'", r.way.prefix, mark, script)
 	if err := session.Start(strings.TrimSpace(command)); err != nil {
@@ -243,10 +247,11 @@ func firstWord(s string) string {
 
 // dialogue answers sudo's prompt.
 type dialogue struct {
-	r     *rooter
-	in    io.Writer
-	said  *tail
-	timer *time.Timer
+	r       *rooter
+	in      io.Writer
+	session *ssh.Session
+	said    *tail
+	timer   *time.Timer
 
 	mu    sync.Mutex
 	seen  string // since the last prompt
@@ -281,12 +286,7 @@ func (d *dialogue) Write(p []byte) (int, error) {
 		d.err = d.answer()
 	}
 	if d.err != nil {
-		// An empty line is a wrong password: sudo ends by itself in the end, and
-		// the timer ends what does not.
-		_, _ = io.WriteString(d.in, "\n")
-		if c, ok := d.in.(io.Closer); ok {
-			_ = c.Close()
-		}
+		_ = d.session.Close() // sudo would ask for ever
 	}
 	return len(p), nil
 }

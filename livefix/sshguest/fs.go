@@ -21,6 +21,7 @@ type files struct {
 	cache
 	client  *sftp.Client
 	shell   *shell
+	base    string // the folder that is the tree's root, "" for the guest's own
 	selinux bool // labels are kept
 	xattr   bool // the guest has getfattr and setfattr
 	fsync   bool
@@ -50,7 +51,8 @@ func newFiles(client *sftp.Client, sh *shell) (*files, error) {
 	return f, nil
 }
 
-func full(name string) string { return path.Join("/", name) }
+// full is the path of a name in the guest.
+func (f *files) full(name string) string { return path.Join("/", f.base, name) }
 
 func check(op, name string) error {
 	if !fs.ValidPath(name) {
@@ -66,7 +68,7 @@ func failedOp(op, name string, err error) error {
 		err = inner.Err
 	}
 	if errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, sftp.ErrSSHFxNoConnection) {
-		return lost(op, full(name), errors.New("the connection to the guest ended"))
+		return lost(op, "/"+name, errors.New("the connection to the guest ended"))
 	}
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
@@ -108,7 +110,7 @@ func (f *files) lstat(name string) (fs.FileInfo, error) {
 			return info, nil
 		}
 	}
-	info, err := f.client.Lstat(full(name))
+	info, err := f.client.Lstat(f.full(name))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		f.put(name, nil)
@@ -188,7 +190,7 @@ func (f *files) readLink(name string) (string, error) {
 	if to, ok := f.link(name); ok {
 		return to, nil
 	}
-	to, err := f.client.ReadLink(full(name))
+	to, err := f.client.ReadLink(f.full(name))
 	if err == nil {
 		f.putLink(name, to)
 	}
@@ -223,7 +225,7 @@ func (f *files) listFolder(dir string) ([]fs.FileInfo, error) {
 	if list, ok := f.folder(dir); ok {
 		return list, nil
 	}
-	list, err := f.client.ReadDir(full(dir))
+	list, err := f.client.ReadDir(f.full(dir))
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +257,7 @@ func (f *files) Open(name string) (fs.File, error) {
 	case !info.Mode().IsRegular():
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fmt.Errorf("%w: %w", errSpecial, fs.ErrInvalid)}
 	}
-	h, err := f.client.Open(full(real))
+	h, err := f.client.Open(f.full(real))
 	if err != nil {
 		return nil, failedOp("open", name, err)
 	}

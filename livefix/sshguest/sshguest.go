@@ -1,6 +1,9 @@
 // Package sshguest is a running guest that is reached over SSH: a guest.FS over
 // SFTP, a guest.Runner, and what the running guest says of its disks and cards.
 //
+// Names are resolved on this side before they are asked for; the guest never
+// follows a link for us, but for the folders above a name that it just told.
+//
 // Everything is done as root: by logging in as root, or by having sudo start an
 // SFTP server and a shell. Nothing is installed in the guest and no program of
 // ours runs there; a POSIX shell is all it needs beside OpenSSH's SFTP server.
@@ -57,7 +60,6 @@ func (g *Guest) open(ctx context.Context, who string) error {
 	if g.sftp, err = g.startSFTP(ctx); err != nil {
 		return err
 	}
-	g.close = append(g.close, g.sftp.Close)
 	g.fs, err = newFiles(g.sftp, g.shell)
 	if err != nil && ctx.Err() == nil {
 		if _, ok := errors.AsType[*api.Error](err); !ok {
@@ -129,11 +131,14 @@ func (g *Guest) startSFTP(ctx context.Context) (*sftp.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		g.close = append(g.close, p.Close)
 		client, err := sftp.NewClientPipe(p.out, p.in, options...)
 		if err == nil {
+			// The process goes first: over a terminal it does not see the end of
+			// its input, for which the client would wait.
+			g.close = append(g.close, client.Close, p.Close)
 			return client, nil
 		}
+		_ = p.Close()
 		e := api.NewError(api.CodeGuestFiles, "start "+server+" on", g.root.who, err)
 		e.Detail = strings.TrimSpace(string(p.said.Bytes()))
 		return nil, e
@@ -141,6 +146,7 @@ func (g *Guest) startSFTP(ctx context.Context) (*sftp.Client, error) {
 	if g.root.way.prefix == "" {
 		// A server inside sshd (internal-sftp).
 		if client, err := sftp.NewClient(g.conn.guest(), options...); err == nil {
+			g.close = append(g.close, client.Close)
 			return client, nil
 		}
 	}

@@ -35,12 +35,12 @@ func (f *files) Write(name string, content io.Reader, attr guest.Attr) error {
 	temp := tempBeside(real)
 	err = f.writeTemp(temp, real, old, content, attr)
 	if err == nil {
-		err = f.client.PosixRename(full(temp), full(real))
+		err = f.client.PosixRename(f.full(temp), f.full(real))
 	}
 	f.written(real)
 	if err != nil {
 		err = f.why(real, err)
-		_ = f.client.Remove(full(temp)) // it may not be there
+		_ = f.client.Remove(f.full(temp)) // it may not be there
 		f.written(temp)
 		return failedOp("write", name, err)
 	}
@@ -67,7 +67,7 @@ func (f *files) replaceable(real string) (old bool, err error) {
 }
 
 func (f *files) writeTemp(temp, real string, old bool, content io.Reader, attr guest.Attr) error {
-	h, err := f.client.OpenFile(full(temp), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+	h, err := f.client.OpenFile(f.full(temp), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (f *files) writeTemp(temp, real string, old bool, content io.Reader, attr g
 // setAttr gives a file or folder its attributes. The order matters: a change of
 // owner clears set-uid bits and capabilities, an ACL changes the mode.
 func (f *files) setAttr(real string, attr guest.Attr) error {
-	if err := f.client.Chown(full(real), attr.UID, attr.GID); err != nil {
+	if err := f.client.Chown(f.full(real), attr.UID, attr.GID); err != nil {
 		if f.plain(real) {
 			return nil
 		}
@@ -101,7 +101,7 @@ func (f *files) setAttr(real string, attr guest.Attr) error {
 		}
 		return err
 	}
-	if err := f.client.Chmod(full(real), attr.Mode); err != nil && !f.plain(real) {
+	if err := f.client.Chmod(f.full(real), attr.Mode); err != nil && !f.plain(real) {
 		return fmt.Errorf("set mode %v: %w", attr.Mode, err)
 	}
 	return nil
@@ -110,7 +110,7 @@ func (f *files) setAttr(real string, attr guest.Attr) error {
 // plain reports whether a file lies on a file system that has neither owners
 // nor modes nor extended attributes of its own, such as an ESP.
 func (f *files) plain(real string) bool {
-	out, code, err := f.shell.run("df -P -- " + quote(full(real)) + ` | { read x; read dev x; while read d p t x; do [ "$d" = "$dev" ] && echo "$t"; done </proc/mounts; }`)
+	out, code, err := f.shell.run("df -P -- " + quote(f.full(real)) + ` | { read x; read dev x; while read d p t x; do [ "$d" = "$dev" ] && echo "$t"; done </proc/mounts; }`)
 	if err != nil || code != 0 {
 		return false
 	}
@@ -121,7 +121,7 @@ func (f *files) plain(real string) bool {
 // syncFolder makes a new name in a folder last. Where the guest's sync takes no
 // names it syncs everything.
 func (f *files) syncFolder(op, real string) error {
-	if err := f.script("sync -- " + quote(full(path.Dir(real))) + " 2>/dev/null || sync"); err != nil {
+	if err := f.script("sync -- " + quote(f.full(path.Dir(real))) + " 2>/dev/null || sync"); err != nil {
 		return failedOp(op, real, fmt.Errorf("sync folder: %w", err))
 	}
 	return nil
@@ -139,13 +139,13 @@ func (f *files) Mkdir(name string, attr guest.Attr) error {
 	if _, err := f.lstat(real); err == nil {
 		return &fs.PathError{Op: "mkdir", Path: name, Err: fs.ErrExist}
 	}
-	err = f.client.Mkdir(full(real))
+	err = f.client.Mkdir(f.full(real))
 	f.written(real)
 	if err != nil {
 		return failedOp("mkdir", name, f.why(real, err))
 	}
 	if err := f.setAttr(real, attr); err != nil {
-		_ = f.client.RemoveDirectory(full(real))
+		_ = f.client.RemoveDirectory(f.full(real))
 		f.written(real)
 		return failedOp("mkdir", name, err)
 	}
@@ -166,15 +166,15 @@ func (f *files) Symlink(target, name string) error {
 		return &fs.PathError{Op: "symlink", Path: name, Err: fs.ErrExist}
 	}
 	temp := tempBeside(real)
-	err = f.client.Symlink(target, full(temp))
+	err = f.client.Symlink(target, f.full(temp))
 	if err == nil {
-		err = f.client.PosixRename(full(temp), full(real))
+		err = f.client.PosixRename(f.full(temp), f.full(real))
 	}
 	f.written(real)
 	f.written(temp)
 	if err != nil {
 		err = f.why(real, err)
-		_ = f.client.Remove(full(temp))
+		_ = f.client.Remove(f.full(temp))
 		return failedOp("symlink", name, err)
 	}
 	return f.syncFolder("symlink", real)
@@ -192,9 +192,9 @@ func (f *files) Remove(name string) error {
 	info, err := f.lstat(real)
 	if err == nil {
 		if info.IsDir() {
-			err = f.client.RemoveDirectory(full(real))
+			err = f.client.RemoveDirectory(f.full(real))
 		} else {
-			err = f.client.Remove(full(real))
+			err = f.client.Remove(f.full(real))
 		}
 		f.written(real)
 		if err != nil {
@@ -212,7 +212,7 @@ func (f *files) Remove(name string) error {
 // connection that breaks leaves the file as it was.
 func (f *files) Append(name string, content io.Reader) error {
 	return f.remake("append", name, func(temp string, size int64) error {
-		h, err := f.client.OpenFile(full(temp), os.O_WRONLY)
+		h, err := f.client.OpenFile(f.full(temp), os.O_WRONLY)
 		if err != nil {
 			return err
 		}
@@ -230,7 +230,7 @@ func (f *files) Append(name string, content io.Reader) error {
 // Truncate cuts the regular file that name stands for to size bytes.
 func (f *files) Truncate(name string, size int64) error {
 	return f.remake("truncate", name, func(temp string, _ int64) error {
-		h, err := f.client.OpenFile(full(temp), os.O_WRONLY)
+		h, err := f.client.OpenFile(f.full(temp), os.O_WRONLY)
 		if err != nil {
 			return err
 		}
@@ -257,17 +257,17 @@ func (f *files) remake(op, name string, change func(temp string, size int64) err
 		return failedOp(op, name, err)
 	}
 	temp := tempBeside(real)
-	err = f.script("cp -p --preserve=all -- " + words(full(real), full(temp)) + " 2>/dev/null || cp -p -- " + words(full(real), full(temp)))
+	err = f.script("cp -p --preserve=all -- " + words(f.full(real), f.full(temp)) + " 2>/dev/null || cp -p -- " + words(f.full(real), f.full(temp)))
 	if err == nil {
 		err = change(temp, info.Size())
 	}
 	if err == nil {
-		err = f.client.PosixRename(full(temp), full(real))
+		err = f.client.PosixRename(f.full(temp), f.full(real))
 	}
 	f.written(real)
 	if err != nil {
 		err = f.why(real, err)
-		_ = f.client.Remove(full(temp))
+		_ = f.client.Remove(f.full(temp))
 		return failedOp(op, name, err)
 	}
 	return f.syncFolder(op, real)
@@ -279,21 +279,21 @@ func (f *files) why(real string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dir := full(path.Dir(real))
-	out, _, e := f.shell.run(fmt.Sprintf(whyScript, quote(full(real)), quote(dir)))
+	dir := f.full(path.Dir(real))
+	out, _, e := f.shell.run(fmt.Sprintf(whyScript, quote(f.full(real)), quote(dir)))
 	if e != nil {
 		return err
 	}
 	for w := range fieldsOf(out) {
 		switch w {
 		case "immutable":
-			return api.Errorf(api.CodeGuestImmutable, "change", full(real), "it, or its folder, has the attribute i or a (chattr(1)): %w", err)
+			return api.Errorf(api.CodeGuestImmutable, "change", f.full(real), "it, or its folder, has the attribute i or a (chattr(1)): %w", err)
 		case "read-only":
-			return api.Errorf(api.CodeGuestReadOnly, "change", full(real), "its file system is mounted read-only: %w", err)
+			return api.Errorf(api.CodeGuestReadOnly, "change", f.full(real), "its file system is mounted read-only: %w", err)
 		}
 	}
 	if free, ok := bytes.CutPrefix(bytes.TrimSpace(out), []byte("free ")); ok && noSpace(free) {
-		return api.Errorf(api.CodeGuestSpace, "change", full(real), "its file system is full: %w", syscall.ENOSPC)
+		return api.Errorf(api.CodeGuestSpace, "change", f.full(real), "its file system is full: %w", syscall.ENOSPC)
 	}
 	return err
 }

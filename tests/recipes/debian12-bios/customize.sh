@@ -13,6 +13,15 @@ rm -f "$root/etc/resolv.conf"
 echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
 echo 'root:hyper2kvm' | guest chpasswd
 
+# Those who may log in over the network: one whom sudo asks for a password, one
+# whom it does not. Keys are put in by the tests.
+for user in admin deploy; do
+	guest useradd --create-home --shell /bin/bash --groups sudo "$user"
+	echo "$user:hyper2kvm" | guest chpasswd
+done
+echo 'deploy ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/deploy"
+chmod 440 "$root/etc/sudoers.d/deploy"
+
 cat >"$root/etc/fstab" <<'END'
 # <file system> <mount point>   <type>  <options>       <dump>  <pass>
 /dev/sda1	/	ext4	errors=remount-ro	0	1
