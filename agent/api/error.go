@@ -48,6 +48,7 @@ const (
 	CodeHibernated     Code = "H2K-GUEST-HIBERNATED"
 	CodeGuestSpace     Code = "H2K-GUEST-NO-SPACE"
 	CodeGuestDamaged   Code = "H2K-GUEST-DAMAGED"
+	CodeKernel         Code = "H2K-GUEST-KERNEL"
 	CodeFix            Code = "H2K-FIX"
 	CodeUndo           Code = "H2K-UNDO"
 	CodeBusy           Code = "H2K-IN-USE"
@@ -109,7 +110,7 @@ func (c Code) Status() Status {
 	switch c {
 	case CodeInterrupted:
 		return Interrupted
-	case CodePart, CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged,
+	case CodePart, CodeNoRoot, CodeManyRoots, CodeEncrypted, CodeHibernated, CodeGuestSpace, CodeGuestDamaged, CodeKernel,
 		CodePolicy, CodeBusy, CodeSectorSize, CodeOutputExists, CodeOutputIsSource,
 		CodeWhichMachine, CodeWhichDisk, CodeSignature, CodeInPlace,
 		CodeHostKey, CodePrivilege, CodeGuestFiles, CodeGuestReadOnly, CodeGuestImmutable:

@@ -76,6 +76,7 @@ type TargetReport struct {
 	Firmware   string   `json:"firmware,omitempty"`
 	SecureBoot bool     `json:"secure_boot,omitempty"`
 	Machine    string   `json:"machine,omitempty"`
+	CPU        string   `json:"cpu,omitempty"` // least level: "x86-64-v2"
 	Bus        string   `json:"bus,omitempty"`
 	MACs       []string `json:"macs,omitempty"`
 }

@@ -36,7 +36,33 @@ func (c *Config) cpu() *libvirtxml.DomainCPU {
 	if c.Emulated {
 		return &libvirtxml.DomainCPU{Mode: "maximum"} // libvirt has no host-model without KVM
 	}
-	return &libvirtxml.DomainCPU{Mode: "host-model", Check: "partial"}
+	cpu := &libvirtxml.DomainCPU{Mode: "host-model", Check: "partial"}
+	for _, name := range levelFeatures(c.CPU) {
+		cpu.Features = append(cpu.Features, libvirtxml.DomainCPUFeature{Policy: "require", Name: name})
+	}
+	return cpu
+}
+
+// levelFeatures are what a level has over the first, in libvirt's names
+// (x86-64 psABI, table "Micro-Architecture Levels"). A domain that requires them
+// is refused by a host without, and not started to stop in its first program.
+func levelFeatures(level string) []string {
+	v2 := []string{"cx16", "lahf_lm", "popcnt", "pni", "sse4.1", "sse4.2", "ssse3"}
+	switch level {
+	case "x86-64-v2":
+		return v2
+	case "x86-64-v3":
+		return append(v2, "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")
+	}
+	return nil
+}
+
+// virtio is the model of virtio devices where their elements take one.
+func (c *Config) virtio() string {
+	if c.Transitional && c.Machine == "q35" {
+		return "virtio-transitional"
+	}
+	return "virtio"
 }
 
 // clock is what virt-install gives machines: lost ticks are caught up, and the
@@ -75,10 +101,10 @@ func (c *Config) devices() *libvirtxml.DomainDeviceList {
 			Listeners: []libvirtxml.DomainGraphicListener{{Address: &libvirtxml.DomainGraphicListenerAddress{Address: "127.0.0.1"}}}}}},
 		// Plain VGA needs no driver to be seen, in any guest.
 		Videos:     []libvirtxml.DomainVideo{{Model: libvirtxml.DomainVideoModel{Type: "vga"}}},
-		MemBalloon: &libvirtxml.DomainMemBalloon{Model: "virtio"},
+		MemBalloon: &libvirtxml.DomainMemBalloon{Model: c.virtio()},
 		// Guests of VMware had no source of entropy; without one an old kernel
 		// waits for minutes before sshd has its keys.
-		RNGs: []libvirtxml.DomainRNG{{Model: "virtio",
+		RNGs: []libvirtxml.DomainRNG{{Model: c.virtio(),
 			Backend: &libvirtxml.DomainRNGBackend{Random: &libvirtxml.DomainRNGBackendRandom{Device: "/dev/urandom"}}}},
 	}
 }
@@ -102,6 +128,9 @@ func (c *Config) disks() []libvirtxml.DomainDisk {
 			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: driver(d.Format), Discard: "unmap"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: d.Path}},
 			Target: &libvirtxml.DomainDiskTarget{Dev: prefix + Letters(used[prefix]), Bus: d.Bus},
+		}
+		if model := c.virtio(); d.Bus == "virtio" && model != "virtio" {
+			disk.Model = model
 		}
 		if d.Block {
 			disk.Source = &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: d.Path}}
@@ -128,11 +157,20 @@ func (c *Config) controllers() []libvirtxml.DomainController {
 	for _, d := range c.Disks {
 		if d.Bus == "scsi" {
 			// libvirt's own choice would be an LSI 53c895a, which current guests have no driver for.
-			out = append(out, libvirtxml.DomainController{Type: "scsi", Index: &zero, Model: "virtio-scsi"})
+			out = append(out, libvirtxml.DomainController{Type: "scsi", Index: &zero, Model: c.virtioModel("virtio-scsi")})
 			break
 		}
 	}
-	return append(out, libvirtxml.DomainController{Type: "virtio-serial", Index: &zero})
+	return append(out, libvirtxml.DomainController{Type: "virtio-serial", Index: &zero, Model: c.virtioModel("")})
+}
+
+// virtioModel is the model of a virtio controller, whose usual one has a name of
+// its own.
+func (c *Config) virtioModel(usual string) string {
+	if m := c.virtio(); m != "virtio" {
+		return m
+	}
+	return usual
 }
 
 func (c *Config) interfaces() []libvirtxml.DomainInterface {
@@ -141,6 +179,9 @@ func (c *Config) interfaces() []libvirtxml.DomainInterface {
 		i := libvirtxml.DomainInterface{
 			Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: n.Network}},
 			Model:  &libvirtxml.DomainInterfaceModel{Type: n.Model},
+		}
+		if n.Model == "virtio" {
+			i.Model.Type = c.virtio()
 		}
 		if n.MAC != "" {
 			i.MAC = &libvirtxml.DomainInterfaceMAC{Address: n.MAC}

@@ -38,6 +38,12 @@ type Config struct {
 	Machine string
 	// LocalTime is for guests that take the machine's clock for local time.
 	LocalTime bool
+	// CPU is the least level of the processor that the guest needs: "x86-64-v2",
+	// "x86-64-v3". "" is any.
+	CPU string
+	// Transitional gives the guest virtio devices that drivers older than version
+	// 1.0 of virtio know, too. A pc machine's are that anyway.
+	Transitional bool
 	// Emulated is for hosts without KVM: QEMU translates the guest's code.
 	Emulated bool
 	Disks    []Disk
@@ -128,6 +134,8 @@ func (c *Config) fill() error {
 		return refuse("memory of %d bytes, %d CPUs", c.Memory, c.CPUs)
 	case c.Firmware != "bios" && c.Firmware != "uefi":
 		return refuse("firmware %q", c.Firmware)
+	case c.CPU != "" && levelFeatures(c.CPU) == nil:
+		return refuse("processor %q", c.CPU)
 	case c.Machine != "q35" && c.Machine != "pc":
 		return refuse("machine %q", c.Machine)
 	case c.SecureBoot && (c.Firmware != "uefi" || c.Machine != "q35"):

@@ -31,8 +31,12 @@ func machines() map[string]Config {
 			Disks: []Disk{{Path: "/d.qcow2", Bus: "sata"}}},
 		"old": {Name: "rhel5", Machine: "pc", LocalTime: true, CPUs: 1, Memory: 512 << 20,
 			Disks: []Disk{{Path: "/d.qcow2", Bus: "sata"}, {Path: "/e.qcow2", Bus: "sata"}}, NICs: []NIC{{Model: "e1000"}}},
-		"native4k": {Name: "4Kn", Firmware: "uefi", Disks: []Disk{{Path: "/d.qcow2", Sector: 4096}, {Path: "/e.qcow2", Sector: 512}}},
-		"diskless": {Name: "empty"},
+		"native4k":        {Name: "4Kn", Firmware: "uefi", Disks: []Disk{{Path: "/d.qcow2", Sector: 4096}, {Path: "/e.qcow2", Sector: 512}}},
+		"rhel6":           {Name: "rhel6", Transitional: true, Disks: []Disk{{Path: "/d.qcow2"}, {Path: "/e.qcow2", Bus: "scsi"}}, NICs: []NIC{{}, {Model: "e1000"}}},
+		"rhel9":           {Name: "rhel9", CPU: "x86-64-v2", Disks: []Disk{{Path: "/d.qcow2"}}},
+		"rhel10":          {Name: "rhel10", CPU: "x86-64-v3", Firmware: "uefi", Disks: []Disk{{Path: "/d.qcow2"}}},
+		"rhel10-emulated": {Name: "rhel10", CPU: "x86-64-v3", Emulated: true, Disks: []Disk{{Path: "/d.qcow2"}}},
+		"diskless":        {Name: "empty"},
 	}
 }
 

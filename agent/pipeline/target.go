@@ -28,7 +28,7 @@ func (r *run) writeDomain() error {
 		return outputError("write", path, err)
 	}
 	r.report.Target = &api.TargetReport{
-		Domain: path, Firmware: cfg.Firmware, SecureBoot: cfg.SecureBoot, Machine: cfg.Machine, Bus: cfg.Disks[0].Bus, MACs: r.macs(),
+		Domain: path, Firmware: cfg.Firmware, SecureBoot: cfg.SecureBoot, Machine: cfg.Machine, CPU: cfg.CPU, Bus: cfg.Disks[0].Bus, MACs: r.macs(),
 	}
 	return nil
 }
@@ -36,6 +36,7 @@ func (r *run) writeDomain() error {
 func (r *run) domainConfig() (domain.Config, error) {
 	m := r.plan.Machine
 	cfg := domain.Config{Name: r.plan.Name, Memory: m.Memory, CPUs: m.CPUs, Firmware: r.firmware(), Machine: "q35"}
+	bus := r.fitMachine(&cfg)
 	if cfg.SecureBoot = m.SecureBoot == "on" && cfg.Firmware == "uefi"; m.SecureBoot == "on" && !cfg.SecureBoot {
 		r.warn(api.Convert, "the machine has no Secure Boot: its firmware is %s", cfg.Firmware)
 	}
@@ -45,7 +46,7 @@ func (r *run) domainConfig() (domain.Config, error) {
 			return cfg, api.NewError(api.CodeOutput, "find the folder of", out, err)
 		}
 		cfg.Disks = append(cfg.Disks, domain.Disk{
-			Path: path, Format: r.plan.Target.Format, Bus: "virtio", Sector: r.sources[i].SectorSize(), Block: isDevice(out),
+			Path: path, Format: r.plan.Target.Format, Bus: bus, Sector: r.sources[i].SectorSize(), Block: isDevice(out),
 		})
 	}
 	cfg.Disks[r.bootDisk()].Boot = 1
@@ -86,10 +87,14 @@ func (r *run) publishReport() error {
 	return nil
 }
 
-// bootDisk is which of the disks the machine boots from, from 0.
+// bootDisk is which of the disks the machine boots from, from 0: the one that the
+// plan names, else the first that was found to hold a boot loader.
 func (r *run) bootDisk() int {
 	if n := r.plan.Machine.BootDisk; n > 0 && n <= len(r.plan.Sources) {
 		return n - 1
+	}
+	if g := r.report.Guest; g != nil && g.BootDisk() < len(r.plan.Sources) {
+		return g.BootDisk()
 	}
 	return 0
 }
@@ -102,7 +107,7 @@ func (r *run) nics() []domain.NIC {
 	var out []domain.NIC
 	if r.report.Guest != nil {
 		for _, i := range guest.CardOrder(r.report.Guest.NICs) {
-			nic := domain.NIC{MAC: r.report.Guest.NICs[i].MAC}
+			nic := domain.NIC{MAC: r.report.Guest.NICs[i].MAC, Model: r.report.Guest.Needs.NIC}
 			switch {
 			case i < len(planned):
 				nic.Network = planned[i].Network

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,8 +18,25 @@ import (
 	"hyper2kvm/image/overlay"
 )
 
-// defaultBuses are the buses that a result must boot from.
-func defaultBuses() []string { return []string{"virtio-blk", "virtio-scsi"} }
+// buses are those that a result must boot from where the plan names none: what a
+// domain can have, as far as the guest's kernel has drivers.
+func (r *run) buses() []string {
+	both := []string{validate.VirtioBlk, validate.VirtioSCSI}
+	if r.report.Guest == nil || len(r.report.Guest.BootBuses()) == 0 {
+		return both
+	}
+	can := r.report.Guest.BootBuses()
+	var out []string
+	for i, bus := range []string{"virtio", "scsi"} {
+		if slices.Contains(can, bus) {
+			out = append(out, both[i])
+		}
+	}
+	if len(out) == 0 {
+		return []string{validate.SATA}
+	}
+	return out
+}
 
 const defaultBootTimeout = 10 * time.Minute
 
@@ -40,7 +58,7 @@ func (r *run) validate(ctx context.Context) error {
 	}
 	buses := r.plan.Validate.Buses
 	if len(buses) == 0 {
-		buses = defaultBuses()
+		buses = r.buses()
 	}
 	return r.bootAll(ctx, buses, canaries)
 }
@@ -191,6 +209,9 @@ func (r *run) bootConfig(bus, work string) validate.Config {
 		Memory: r.bootMemory(), CPUs: min(r.plan.Machine.CPUs, max(2, runtime.NumCPU())), BootDisk: r.bootDisk(),
 		Timeout:  time.Duration(r.plan.Validate.Timeout) * time.Second,
 		Progress: func(line string) { r.notice(api.Validate, "%s: %s", bus, line) },
+	}
+	if g := r.report.Guest; g != nil {
+		cfg.Machine, cfg.NICModel = g.Needs.Machine, validateNIC(g.Needs.NIC)
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultBootTimeout

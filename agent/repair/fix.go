@@ -13,6 +13,7 @@ import (
 	"hyper2kvm/agent/mounted"
 	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux"
 	"hyper2kvm/fixes/linux/initramfs"
 )
 
@@ -65,6 +66,9 @@ func (r *run) fix(ctx context.Context) error {
 func planCode(err error) api.Code {
 	if _, ok := errors.AsType[*fixes.UnknownFixError](err); ok {
 		return api.CodeUsage
+	}
+	if _, ok := errors.AsType[*linux.KernelError](err); ok {
+		return api.CodeKernel
 	}
 	return api.CodeFix
 }

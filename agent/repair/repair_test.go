@@ -392,8 +392,10 @@ func TestRefusals(t *testing.T) {
 		"full":            {[]part{full}, api.FixOptions{}, api.CodeGuestSpace, "/"},
 		"damaged":         {[]part{damaged}, api.FixOptions{}, api.CodeGuestDamaged, ""},
 		"quietly damaged": {[]part{{40 << 20, []string{"sh", "-c", "mke2fs -q -t ext4 -d " + tree(t, system()) + " FILE && debugfs -w -R 'clri /etc/passwd' FILE"}}}, api.FixOptions{}, api.CodeGuestDamaged, "e2fsck finds errors"},
-		"no such fix":     {[]part{fresh(nil)}, api.FixOptions{Only: []string{"linux/magic"}}, api.CodeUsage, "linux/magic"},
-		"without canary":  {[]part{fresh(nil)}, api.FixOptions{Canary: true}, api.CodeInternal, "canary"},
+		"Xen's kernel": {[]part{fresh(func(f map[string]string) { f["boot/config-6.1.0"] = "CONFIG_X86_64_XEN=y\n" })}, api.FixOptions{}, api.CodeKernel,
+			"6.1.0: it runs under Xen only): before the move, install the package linux-image-amd64"},
+		"no such fix":    {[]part{fresh(nil)}, api.FixOptions{Only: []string{"linux/magic"}}, api.CodeUsage, "linux/magic"},
+		"without canary": {[]part{fresh(nil)}, api.FixOptions{Canary: true}, api.CodeInternal, "canary"},
 		"farm of links": {[]part{fresh(func(f map[string]string) {
 			f["etc/fstab"] = "-> /../../../../../etc/fstab"
 			f["boot/grub/grub.cfg"] = "-> ../../../../../../etc/hostname"

@@ -49,7 +49,7 @@ func newGuest(f *guest.Facts) *guestView {
 		if k.Default {
 			note = "default"
 		}
-		add("Kernel", k.Version, note)
+		add("Kernel", k.Version, note, k.Unfit)
 	}
 	add("Network", f.Network...)
 	for _, n := range f.NICs {
@@ -58,6 +58,7 @@ func newGuest(f *guest.Facts) *guestView {
 	add("Tools", f.Tools...)
 	add("SELinux", f.SELinux)
 	add("Boots from", f.TargetBus)
+	add("Needs", f.Needs.CPU, f.Needs.Machine, f.Needs.Virtio, f.Needs.NIC)
 	g.Filesystems = filesystems(f)
 	return g
 }

@@ -30,7 +30,7 @@ func newMachine(cfg Config) (*machine, error) {
 		return nil, errors.New("boot: no disk given")
 	}
 	m := &machine{}
-	m.add("-M", "q35", "-cpu", cfg.Accel.CPU(), "-smp", strconv.Itoa(cfg.CPUs), "-m", fmt.Sprintf("%dB", cfg.Memory),
+	m.add("-M", cfg.Machine, "-cpu", cfg.Accel.CPU(), "-smp", strconv.Itoa(cfg.CPUs), "-m", fmt.Sprintf("%dB", cfg.Memory),
 		// A panic must leave its words standing, a reset must not hide it.
 		"-action", "panic=none", "-rtc", "base=utc",
 		"-device", "VGA",
@@ -54,7 +54,7 @@ func newMachine(cfg Config) (*machine, error) {
 		}
 		// No option ROM and no PXE: a disk that does not boot must say so.
 		m.add("-netdev", fmt.Sprintf("user,id=net%d,restrict=on", i),
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=net%d,romfile=%s", i, mac))
+			"-device", fmt.Sprintf("%s,netdev=net%d,romfile=%s", cfg.NICModel, i, mac))
 	}
 	return m, nil
 }
@@ -79,16 +79,19 @@ func (m *machine) disks(cfg Config) error {
 		if i == cfg.BootDisk {
 			index = 0
 		}
-		m.add("-device", fmt.Sprintf("%s,drive=%s,bootindex=%d", device(cfg.Bus, i), node, index)+qemu.DiskOptions(d.Sector))
+		m.add("-device", fmt.Sprintf("%s,drive=%s,bootindex=%d", device(cfg, i), node, index)+qemu.DiskOptions(d.Sector))
 	}
 	return nil
 }
 
-func device(bus string, i int) string {
-	switch bus {
+func device(cfg Config, i int) string {
+	switch cfg.Bus {
 	case VirtioSCSI:
 		return fmt.Sprintf("scsi-hd,bus=scsi.0,scsi-id=%d", i)
 	case SATA:
+		if cfg.Machine == "pc" { // two cables with two drives each
+			return fmt.Sprintf("ide-hd,bus=ide.%d,unit=%d", i/2, i%2)
+		}
 		return fmt.Sprintf("ide-hd,bus=ide.%d", i)
 	}
 	return "virtio-blk-pci"

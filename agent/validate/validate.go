@@ -56,8 +56,10 @@ type Config struct {
 	Disks    []Disk
 	BootDisk int      // which of Disks to boot from, from 0; the others follow in order
 	Firmware string   // BIOS (also "") or UEFI, the latter with no boot entries stored
-	Bus      string   // VirtioBlk (also ""), VirtioSCSI or SATA
+	Bus      string   // VirtioBlk (also ""), VirtioSCSI or SATA, which is IDE on a pc machine
 	NICs     []string // MAC addresses, "" for any; no entry is one interface. They reach nothing outside.
+	NICModel string   // QEMU's device; "" is virtio-net-pci
+	Machine  string   // "q35" (also "") or "pc", for guests that do not know PCI Express
 	Memory   int64    // bytes; 0 is 2 GiB
 	CPUs     int      // 0 is 2
 	Timeout  time.Duration
@@ -109,6 +111,12 @@ func (c *Config) fill() {
 	}
 	if len(c.NICs) == 0 {
 		c.NICs = []string{""}
+	}
+	if c.Machine == "" {
+		c.Machine = "q35"
+	}
+	if c.NICModel == "" {
+		c.NICModel = "virtio-net-pci"
 	}
 	if c.Memory == 0 {
 		c.Memory = DefaultMemory

@@ -72,6 +72,7 @@ func advices() []advice {
 		{api.CodeHibernated, exitRefused, "resume the guest on the source and shut it down fully, then export it again"},
 		{api.CodeGuestSpace, exitRefused, "free space in the guest (old kernels in /boot, logs, caches) and export it again"},
 		{api.CodeGuestDamaged, exitRefused, "check the guest's file system on the source (fsck, xfs_repair), shut it down cleanly and export it again"},
+		{api.CodeKernel, exitRefused, "install the named kernel on the source, start it there once, and export the guest again; --skip linux/kernel converts it as it is"},
 		{api.CodeFix, exitFailed, "nothing was written; --skip FIX leaves the named fix out"},
 		{api.CodeUndo, exitFailed, "nothing was written; files that changed since the repair are not taken back"},
 		{api.CodeBusy, exitRefused, "shut down the guest, or end the program that has the image open, and run the command again"},
