@@ -151,7 +151,11 @@ func (f *finder) loaderKind() string {
 		l = strings.ToLower(l)
 		return strings.HasPrefix(path.Base(l), "systemd-boot") || path.Base(path.Dir(l)) == "systemd"
 	}
-	grub := func(l string) bool { return strings.HasPrefix(strings.ToLower(path.Base(l)), "grub") && !systemd(l) }
+	// In EFI/BOOT are copies, and SUSE's shim has systemd-boot there under that name.
+	grub := func(l string) bool {
+		l = strings.ToLower(l)
+		return strings.HasPrefix(path.Base(l), "grub") && !systemd(l) && (path.Base(path.Dir(l)) != "boot" || has("grub.cfg"))
+	}
 	loaders := f.facts.Loader.Loaders
 	switch {
 	case slices.ContainsFunc(loaders, systemd) && !slices.ContainsFunc(loaders, grub):

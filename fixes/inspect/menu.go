@@ -106,7 +106,11 @@ func (f *finder) grubMenu() {
 	}
 	choice := g.Default
 	if strings.Contains(choice, "saved_entry") {
-		env, _ := f.first(path.Dir(config)+"/grubenv", "boot/grub2/grubenv", "boot/grub/grubenv")
+		names := []string{"boot/grub2/grubenv", "boot/grub/grubenv"}
+		if config != "" {
+			names = append([]string{path.Dir(config) + "/grubenv"}, names...)
+		}
+		env, _ := f.first(names...)
 		choice = shellVars(env)["saved_entry"]
 	}
 	chosen := bootmenu.Find(nodes, choice)

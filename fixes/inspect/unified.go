@@ -51,10 +51,11 @@ func (f *finder) unified() []unified {
 func UnifiedImages(tree guest.FS, esp string) []string {
 	f := &finder{tree: tree, facts: &guest.Facts{}}
 	var out []string
-	for _, dir := range []string{esp, "boot"} {
-		if dir == "" || dir == "boot" && esp == "boot" {
-			continue
-		}
+	dirs := []string{"boot"}
+	if esp != "" && esp != "boot" {
+		dirs = []string{esp, "boot"}
+	}
+	for _, dir := range dirs {
 		efi := f.folder(dir, "EFI")
 		if efi == "" {
 			continue

@@ -217,7 +217,7 @@ func TestFallbackLoader(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			facts := &guest.Facts{OS: guest.OS{Family: "linux", ID: "debian"}, Arch: c.arch, Firmware: "uefi", Loader: guest.BootLoader{ESP: "efi"}}
-			p, err := fallbackLoader().Plan(t.Context(), guesttest.NewGuest(t, c.tree, facts))
+			p, err := fallbackLoader(Options{}).Plan(t.Context(), guesttest.NewGuest(t, c.tree, facts))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -96,6 +96,9 @@ func (p *planner) makeDefault(k *guest.Kernel) error {
 	if p.facts.Loader.Kind == "grub-legacy" {
 		return p.legacyDefault(menu, k)
 	}
+	if photonKernel(p, k) {
+		return nil
+	}
 	e := p.entryOf(k)
 	if e == nil {
 		return &KernelError{fmt.Sprintf("kernel %s runs on KVM and the default one does not, but no boot entry starts it: "+
@@ -103,7 +106,7 @@ func (p *planner) makeDefault(k *guest.Kernel) error {
 	}
 	switch p.facts.Loader.Kind {
 	case "grub2":
-		return p.grubDefault(menu, k, e)
+		return p.grubDefault(menu, e)
 	case "systemd-boot":
 		data, _ := p.read(menu)
 		p.write(menu, data, bootmenu.SetLoaderDefault(data, e.Name))
@@ -170,10 +173,7 @@ func (p *planner) environments() []string {
 
 // grubDefault sets what GRUB 2's menu takes its default from: the environment
 // block, or the configuration, and then what grub-mkconfig writes it from.
-func (p *planner) grubDefault(menu string, k *guest.Kernel, e *guest.BootEntry) error {
-	if photonKernel(p, k) {
-		return nil
-	}
+func (p *planner) grubDefault(menu string, e *guest.BootEntry) error {
 	data, ok := p.read(menu)
 	if g := bootmenu.ParseGrub(data); !ok || strings.Contains(g.Default, "saved_entry") {
 		return p.savedDefault(e)
@@ -253,7 +253,11 @@ func (p *planner) setVar(name, variable, value string) {
 		return
 	}
 	file := shellvars.Parse(data)
-	if v := file.Last(variable); v != nil && !strings.ContainsAny(value, "\"'`$\\") {
+	switch v := file.Last(variable); {
+	case v == nil:
+	case strings.ContainsAny(value, "\"'`$\\"):
+		p.note("%s: %s stays %s: %s cannot be written there; the next run of the tool that reads it sets the default back", name, variable, v.Value, value)
+	default:
 		v.Value = value
 		p.write(name, data, file.Bytes())
 	}

@@ -65,7 +65,7 @@ func All(opts Options, initramfs []fixes.Fix) []fixes.Fix {
 		serialConsole(),
 	}
 	list = append(list, initramfs...)
-	return append(list, fallbackLoader(), unifiedImages(opts), loaderCheck())
+	return append(list, fallbackLoader(opts), unifiedImages(opts), loaderCheck())
 }
 
 // fix is a fixes.Fix made of functions.

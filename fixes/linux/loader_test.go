@@ -67,12 +67,6 @@ func TestLoaders(t *testing.T) {
 	}
 }
 
-// addPrograms makes what a text cannot hold: a program that tells the machine.
-func addPrograms(t *testing.T, tree *guesttest.FS) {
-	t.Helper()
-	tree.Put("bin/sh", []byte("\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x3e\x00"))
-}
-
 // chosen is what inspection makes of a menu, in short.
 func chosen(f *guest.Facts) string {
 	var b strings.Builder

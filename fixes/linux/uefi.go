@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"cmp"
 	"encoding/binary"
 	"path"
 	"slices"
@@ -14,19 +15,19 @@ import (
 
 // fallbackLoader gives the firmware a loader where it looks without boot
 // entries: those lived in the NVRAM of the old machine.
-func fallbackLoader() fix {
+func fallbackLoader(opts Options) fix {
 	return fix{
 		id:      "linux/uefi-fallback",
 		why:     "The boot entries stayed in the old machine's NVRAM; without EFI/BOOT/BOOT*.EFI the firmware finds nothing to start.",
 		applies: func(f *guest.Facts) bool { return f.Firmware == "uefi" },
 		plan: func(p *planner) error {
-			planFallback(p)
+			planFallback(p, opts)
 			return nil
 		},
 	}
 }
 
-func planFallback(p *planner) {
+func planFallback(p *planner, opts Options) {
 	// The name per machine is in the UEFI specification, 3.5.1.1.
 	arch := map[string]string{"x86_64": "x64", "aarch64": "aa64"}[p.facts.Arch]
 	if isX86(p.facts.Arch) {
@@ -42,7 +43,7 @@ func planFallback(p *planner) {
 		return
 	}
 	efi := p.fold(esp, "EFI")
-	e := &espFolder{p: p, arch: arch, esp: esp, efi: efi, boot: p.fold(efi, "BOOT")}
+	e := &espFolder{p: p, opts: opts, arch: arch, esp: esp, efi: efi, boot: p.fold(efi, "BOOT")}
 	e.want = p.fold(e.boot, "BOOT"+strings.ToUpper(arch)+".EFI")
 	if p.exists(e.want) {
 		e.complete()
@@ -59,6 +60,7 @@ func planFallback(p *planner) {
 // espFolder is what of the EFI system partition matters to the fallback loader.
 type espFolder struct {
 	p              *planner
+	opts           Options
 	arch           string // in names of UEFI: "x64"
 	esp, efi, boot string // folders
 	want           string // the fallback loader
@@ -97,12 +99,22 @@ func (e *espFolder) loaders() []loader {
 			out = append(out, l)
 		}
 	}
-	// A unified kernel image is a program of the firmware, too.
+	// A unified kernel image is a program of the firmware, too: the default one,
+	// or the newest, but one that is fit for KVM before one that is not.
 	ukis := e.p.list(e.p.fold(e.efi, "Linux"), ".efi")
-	slices.SortFunc(ukis, func(a, b string) int { return bootmenu.CompareVersions(path.Base(b), path.Base(a)) })
-	if i := slices.Index(ukis, e.defaultImage()); i > 0 {
-		ukis[0], ukis[i] = ukis[i], ukis[0]
+	rank := map[string]int{}
+	for _, u := range ukis {
+		quiet := &planner{fs: e.p.fs, facts: e.p.facts}
+		switch image := (&unifiedImage{p: quiet, name: u}); {
+		case !image.fit(e.opts):
+			rank[u] = 2
+		case u != e.defaultImage():
+			rank[u] = 1
+		}
 	}
+	slices.SortFunc(ukis, func(a, b string) int {
+		return cmp.Or(rank[a]-rank[b], bootmenu.CompareVersions(path.Base(b), path.Base(a)))
+	})
 	for _, u := range ukis {
 		out = append(out, loader{dir: path.Dir(u), name: path.Base(u)})
 	}

@@ -25,8 +25,10 @@ func unifiedImages(opts Options) fix {
 			}
 			for _, name := range inspect.UnifiedImages(p.fs, p.facts.Loader.ESP) {
 				u := &unifiedImage{p: p, name: name}
-				if err := inspect.ReadPE(p.fs, name, u.check(opts)); err != nil {
+				if err := u.check(opts); err != nil {
 					p.note("%s: not looked at: %v", name, err)
+				} else if u.kernelInside {
+					u.say()
 				}
 			}
 			return nil
@@ -40,25 +42,30 @@ const maxCommandLine = 64 << 10
 type unifiedImage struct {
 	p      *planner
 	name   string
-	wrongs []string
+	wrongs []string // what would have to change
+	signed bool
+	// kernelInside tells it from other programs: systemd-boot, an add-on.
+	kernelInside bool
 }
 
-func (u *unifiedImage) check(opts Options) func(*pe.Image) error {
-	return func(img *pe.Image) error {
-		if _, ok := img.Section(".linux"); !ok {
-			return nil // another program: systemd-boot, an add-on
+func (u *unifiedImage) check(opts Options) error {
+	return inspect.ReadPE(u.p.fs, u.name, func(img *pe.Image) error {
+		if _, u.kernelInside = img.Section(".linux"); !u.kernelInside {
+			return nil
 		}
+		u.signed = img.Signed
 		text, err := img.Text(".cmdline", maxCommandLine)
 		if err != nil {
 			return err
 		}
 		u.commandLine(opts, text)
-		if err := u.initramfs(img); err != nil {
-			return err
-		}
-		u.say(img.Signed)
-		return nil
-	}
+		return u.initramfs(img)
+	})
+}
+
+// fit reports whether an image needs no change to boot on KVM.
+func (u *unifiedImage) fit(opts Options) bool {
+	return u.check(opts) == nil && u.kernelInside && len(u.wrongs) == 0
 }
 
 // commandLine looks for what the edits of command lines elsewhere would change.
@@ -134,13 +141,13 @@ func (u *unifiedImage) kernel(img *pe.Image) *guest.Kernel {
 	return &guest.Kernel{Version: best, Image: u.name, Initramfs: u.name, Modules: modules}
 }
 
-func (u *unifiedImage) say(signed bool) {
+func (u *unifiedImage) say() {
 	if len(u.wrongs) == 0 {
 		u.p.note("%s: its command line and its initramfs are fit for KVM", u.name)
 		return
 	}
 	kind := "it is not edited"
-	if signed {
+	if u.signed {
 		kind = "it is signed and cannot be edited"
 	}
 	u.p.note("%s: %s; %s: make it anew in the guest before the move, with %s", u.name, strings.Join(u.wrongs, "; "), kind, u.tool())

@@ -139,7 +139,7 @@ func (f *File) Bytes() []byte {
 			continue
 		}
 		quote := v.quote
-		if quote == "" && strings.ContainsAny(v.Value, " \t;#&|") {
+		if quote == "" && strings.ContainsAny(v.Value, " \t;#&|<>()*?[]~!") {
 			quote = `"`
 		}
 		lines[v.line] = v.head + quote + v.Value + quote + v.tail

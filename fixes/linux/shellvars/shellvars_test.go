@@ -1,6 +1,7 @@
 package shellvars
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -35,6 +36,18 @@ func TestVars(t *testing.T) {
 	out = strings.Replace(out, "GRUB_DEFAULT=0", `GRUB_DEFAULT="a b"`, 1) + "NEW=\"v\"\n"
 	if s := string(f.Bytes()); s != out {
 		t.Errorf("got:\n%s\nwant:\n%s", s, out)
+	}
+}
+
+// TestValuesOfOneWord has values that a shell would take for more than a word.
+func TestValuesOfOneWord(t *testing.T) {
+	for _, value := range []string{"a>b", "a b", "a*", "(a)", "a&b"} {
+		f := Parse([]byte("A=0\n"))
+		f.Last("A").Value = value
+		out, err := exec.CommandContext(t.Context(), "sh", "-c", string(f.Bytes())+`printf %s "$A"`).CombinedOutput()
+		if err != nil || string(out) != value {
+			t.Errorf("a shell reads %q from %q, %v", out, f.Bytes(), err)
+		}
 	}
 }
 
