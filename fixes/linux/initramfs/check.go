@@ -85,7 +85,7 @@ func checkModules(tree guest.FS, k guest.Kernel) (*checked, error) {
 
 // readBack finds what the image lacks.
 func (c *checked) readBack(g *guest.Guest) error {
-	if c.layout = layoutOf(c.img); c.layout == unknownLayout {
+	if c.layout = layoutOf(c.img); c.layout == unknownLayout && g.Facts.Initramfs != string(scripted) {
 		c.layout = layout(g.Facts.Initramfs)
 	}
 	have := c.img.modules(c.modulesDir())
