@@ -11,6 +11,7 @@ package initramfs
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -75,7 +76,7 @@ func (f fix) Plan(ctx context.Context, g *guest.Guest) (fixes.Proposal, error) {
 		return p.out, fmt.Errorf("plan configuration of %s: %w", g.Facts.Initramfs, err)
 	}
 	p.unified()
-	return p.out, nil
+	return p.out, p.kdump()
 }
 
 // plan is one run of Plan.
@@ -118,6 +119,18 @@ func (p *plan) kernel(k guest.Kernel) error {
 	}
 	p.lacking = p.lacking || len(c.missing) > 0
 	return p.repair(c)
+}
+
+// kdump tells of the images that kdump starts after a crash: they are made for one
+// machine, and kdump makes them anew when it finds another.
+func (p *plan) kdump() error {
+	names, err := files(p.g.FS, "", "boot")
+	for _, name := range names {
+		if base := path.Base(name); strings.HasPrefix(base, "init") && strings.Contains(base, "kdump") {
+			p.note("%s is left: kdump makes it anew when it starts on KVM", name)
+		}
+	}
+	return err
 }
 
 // learn remembers what a kernel needs, and says what it does not have.

@@ -523,15 +523,23 @@ func FuzzImage(f *testing.F) {
 	if err := cpio.Write(&b, vmwareImage()); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(b.Bytes(), true)
-	f.Add(pack(f, "gzip", b.Bytes()), false)
+	generators := []layout{initramfsTools, dracut, mkinitcpio, mkinitfs, suse, scripted, systemd}
+	f.Add(b.Bytes(), uint8(0))
+	f.Add(pack(f, "gzip", b.Bytes()), uint8(1))
+	for i, members := range [][]cpio.Member{
+		redHat5Image(), {cpio.File("run_all.sh", []byte("RESOLVED_INITRD_MODULES='ext3'\n"))}, {cpio.File("init", []byte("#!/bin/sh\nmodprobe ext3\n"))},
+		{cpio.File("config", []byte("MODULES=\"ext4\"")), cpio.File("init_functions", nil)}, {cpio.File("sbin/nlplug-findfs", nil), cpio.File("etc/modules", []byte("af_packet"))},
+	} {
+		var b bytes.Buffer
+		if err := cpio.Write(&b, members); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes(), uint8(i))
+	}
 	tree, g := newGuest(f, "", "none", nil)
 	before, empty := tree.Dump(), []byte(tree.ReadFile(f, initrd))
-	f.Fuzz(func(t *testing.T, data []byte, tools bool) {
-		g.Facts.Initramfs = string(dracut)
-		if tools {
-			g.Facts.Initramfs = string(initramfsTools)
-		}
+	f.Fuzz(func(t *testing.T, data []byte, program uint8) {
+		g.Facts.Initramfs = string(generators[int(program)%len(generators)])
 		tree.Put(initrd, data)
 		p, err := fixes.Plan(t.Context(), g, Fixes(Options{Mode: Inject}), fixes.Selection{})
 		if err != nil {
