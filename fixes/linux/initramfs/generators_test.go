@@ -411,3 +411,27 @@ func TestImagesOnESP(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestForbidden: a driver that a policy forbids is not loaded, in the image and
+// out of it.
+func TestForbidden(t *testing.T) {
+	const conf = "etc/modprobe.d/hardening.conf"
+	const text = "# keep\nblacklist floppy\nblacklist virtio-blk\ninstall virtio_scsi /bin/false\ninstall usb-storage /bin/true\noptions virtio_blk num_request_queues=1\n"
+	const want = "# keep\nblacklist floppy\n# hyper2kvm: blacklist virtio-blk\n# hyper2kvm: install virtio_scsi /bin/false\ninstall usb-storage /bin/true\noptions virtio_blk num_request_queues=1\n"
+	tree, g := newGuest(t, "initramfs-tools", "gzip", append(vmwareImage(), cpio.Dir("etc"), cpio.Dir("etc/modprobe.d"), cpio.File(conf, []byte(text))))
+	tree.Put(conf, []byte(text))
+	before := tree.Dump()
+	p := apply(t, g, Auto)
+	wantFit(t, g)
+	wantNotes(t, p, []string{conf + " forbids virtio_blk virtio_scsi"})
+	if diff := cmp.Diff(want, tree.ReadFile(t, conf)); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(want, read(t, unpack(t, tree), conf)); diff != "" {
+		t.Errorf("in the image:\n%s", diff)
+	}
+	if again := apply(t, g, Auto); again.Results[0].State != fixes.Unchanged {
+		t.Errorf("a second run changes:\n%s", again.Results[0].Diff)
+	}
+	undone(t, g, tree, before)
+}

@@ -17,6 +17,8 @@ import (
 const (
 	maxKept  = 16 << 20
 	maxTotal = 128 << 20
+	// perMember is about what a member costs beside its name and content.
+	perMember = 64
 )
 
 // image is what an initramfs unpacks to: the names of everything, the content
@@ -89,6 +91,9 @@ func readMembers(r *cpio.Reader) ([]named, error) {
 				return nil, fmt.Errorf("the files to look into have more than %d bytes", maxTotal)
 			}
 		}
+		if total += int64(len(h.Name)) + perMember; total > maxTotal {
+			return nil, fmt.Errorf("the names of its files have more than %d bytes", maxTotal)
+		}
 		out = append(out, m)
 	}
 }
@@ -111,6 +116,7 @@ func keep(name string) bool {
 		strings.HasSuffix(dir, "initqueue/finished/"),
 		strings.HasSuffix(dir, ".device.d/"),
 		dir == "etc/cmdline.d/",
+		isModprobeConf(name),
 		dir == "conf/conf.d/",
 		name == "conf/modules",
 		name == "etc/lvm/devices/system.devices":

@@ -75,6 +75,9 @@ func (f fix) Plan(ctx context.Context, g *guest.Guest) (fixes.Proposal, error) {
 	if err := p.config(); err != nil {
 		return p.out, fmt.Errorf("plan configuration of %s: %w", g.Facts.Initramfs, err)
 	}
+	if err := p.allow(); err != nil {
+		return p.out, fmt.Errorf("plan modprobe's configuration: %w", err)
+	}
 	p.unified()
 	return p.out, p.kdump()
 }
@@ -144,10 +147,7 @@ func (p *plan) learn(c *checked) {
 	}
 	add(&p.drivers, c.loadable...)
 	add(&p.kept, c.kept...)
-	mods, _ := c.deps.Closure(c.loadable...)
-	for _, m := range mods {
-		add(&p.needed, m.Name)
-	}
+	add(&p.needed, c.needed()...)
 	for _, name := range c.unknown {
 		p.note("kernel %s has no driver %s", c.kernel.Version, name)
 	}

@@ -49,6 +49,7 @@ func (c *checked) findStale(g *guest.Guest) error {
 		case dracut:
 			c.staleDracut(g.Facts, name, m)
 		}
+		c.staleBlacklist(name, m)
 		if name == "etc/lvm/devices/system.devices" {
 			// LVM looks at the devices in this list alone, and they are known by
 			// other names now. A link to nowhere is as good as no list.
