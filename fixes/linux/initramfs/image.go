@@ -109,6 +109,9 @@ func lastOf(members []named, name string) (member, bool) {
 
 // keep tells the files whose content decides something.
 func keep(name string) bool {
+	if _, ok := storageConfigs()[name]; ok {
+		return true
+	}
 	dir, base := path.Split(name)
 	switch {
 	case strings.HasSuffix(name, ".link") && strings.HasSuffix(dir, "systemd/network/"),

@@ -41,6 +41,9 @@ func (c *checked) findStale(g *guest.Guest) error {
 		if m.mode&cpio.TypeMask != cpio.TypeFile {
 			continue
 		}
+		if err := c.staleConfigs(g.FS, name, m); err != nil {
+			return err
+		}
 		switch c.layout {
 		case initramfsTools:
 			if err := c.staleResume(g.FS, name, m); err != nil {
