@@ -39,11 +39,31 @@ func (d *Devices) startArrays(ctx context.Context) error {
 			continue
 		}
 		d.down = append(d.down, func(ctx context.Context) error { return d.stopArray(ctx, node) })
-		if err := d.addNode(node, "md/"+strings.TrimPrefix(filepath.Base(node), "md")); err != nil {
+		if err := d.addNode(node, "md/"+d.arrayName(ctx, node)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// arrayName is what the guest calls an array below /dev/md: the name on its
+// members without their home, which is the number of /dev/md0, too; else the number
+// that the kernel gave it here.
+func (d *Devices) arrayName(ctx context.Context, node string) string {
+	number := strings.TrimPrefix(filepath.Base(node), "md")
+	out, err := d.run(ctx, "mdadm", "--detail", "--export", node)
+	if err != nil {
+		return number
+	}
+	for line := range strings.Lines(out) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "MD_NAME="); ok {
+			name = name[strings.LastIndexByte(name, ':')+1:]
+			if name != "" && !strings.ContainsAny(name, "/ \t") {
+				return name
+			}
+		}
+	}
+	return number
 }
 
 // mdConfig writes a configuration that names the guest's devices alone and
