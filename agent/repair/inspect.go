@@ -42,7 +42,7 @@ func (r *run) inspect(ctx context.Context) error {
 	for _, n := range r.plan.Machine.NICs {
 		given.NICs = append(given.NICs, guest.NIC{MAC: n.MAC, Was: n.Was, Addresses: n.Addresses})
 	}
-	if err := r.checkHibernation(given); err != nil {
+	if err := r.checkHibernation(given.Filesystems); err != nil {
 		return err
 	}
 	if err := r.mountGuest(ctx, given); err != nil {
@@ -74,9 +74,9 @@ func (r *run) collect(given *guest.Facts) error {
 
 // checkHibernation refuses to change a guest that is suspended to disk: the
 // memory image would be resumed on file systems that it does not know.
-func (r *run) checkHibernation(given *guest.Facts) error {
-	for i := range given.Filesystems {
-		f := &given.Filesystems[i]
+func (r *run) checkHibernation(found []guest.Filesystem) error {
+	for i := range found {
+		f := &found[i]
 		if f.Note != probe.Hibernated {
 			continue
 		}
@@ -106,7 +106,11 @@ func (r *run) mountGuest(ctx context.Context, given *guest.Facts) error {
 	if root, err = r.namesOfVolumes(ctx, given, root); err != nil {
 		return err
 	}
+	known := len(given.Filesystems)
 	r.unlockMore(ctx, given)
+	if err := r.checkHibernation(given.Filesystems[known:]); err != nil {
+		return err
+	}
 	data, err := inspect.ReadFile(r.session.root, "etc/fstab")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.warn("read fstab: %v", err)

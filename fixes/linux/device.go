@@ -191,3 +191,8 @@ func (d devices) unassembled() bool {
 	}
 	return member && !array
 }
+
+// holdsVolumes reports whether a content holds volumes and is no file system.
+func holdsVolumes(kind string) bool {
+	return kind == "LVM2_member" || kind == "crypto_LUKS" || kind == "linux_raid_member"
+}

@@ -111,11 +111,11 @@ func (e *fstabEditor) dependent(r *table.Row) {
 }
 
 func (e *fstabEditor) rename(r *table.Row, s *guest.Filesystem, spec, fstype string) {
-	switch s.Type {
-	case "iso9660", "udf":
+	switch {
+	case optical(s.Type):
 		e.note("etc/fstab line %d: %s is an optical medium; left", r.Line, spec)
 		return
-	case "LVM2_member", "crypto_LUKS", "linux_raid_member":
+	case holdsVolumes(s.Type):
 		e.note("etc/fstab line %d: %s holds %s, which cannot be mounted; left", r.Line, spec, s.Type)
 		return
 	}

@@ -62,8 +62,9 @@ func resumeArgs(p *planner, d devices, pl place, a *cmdline.Args) {
 		}
 		switch s, state := d.look(value, "swap"); state {
 		case moves:
-			gone = !renameArg(p, d, pl, a, i, s)
+			gone = holdsVolumes(s.Type) || !renameArg(p, d, pl, a, i, s)
 			if gone {
+				p.note("%s: resume=%s is no swap that could be named; removed", pl.file, value)
 				a.Remove(i)
 			}
 		case missing:
@@ -82,6 +83,10 @@ func resumeArgs(p *planner, d devices, pl place, a *cmdline.Args) {
 // renameArg gives argument i the stable name of s and keeps its quotes.
 func renameArg(p *planner, d devices, pl place, a *cmdline.Args, i int, s *guest.Filesystem) bool {
 	old := a.All()[i]
+	if holdsVolumes(s.Type) {
+		p.note("%s: %s holds %s, which cannot be mounted; left", pl.file, old, s.Type)
+		return false
+	}
 	key, value, _ := cmdline.Split(old)
 	tag, ok := d.stable(s)
 	if pl.kernel != "" && bootsWithoutInitramfs(p.facts, pl.kernel) {

@@ -81,7 +81,14 @@ func (a *app) showFilesystems(g *api.GuestFacts) {
 		if where == "" {
 			where = fmt.Sprintf("disk %d, partition %d", f.Disk+1, f.Partition)
 		}
-		rows = append(rows, []string{where, f.Type, size(f.Size), f.UUID, mounts[f.UUID]})
+		used := mounts[f.UUID]
+		if f.LUKS != nil {
+			used = "not opened: no key"
+			if f.LUKS.Opened {
+				used = "opened"
+			}
+		}
+		rows = append(rows, []string{where, f.Type, size(f.Size), f.UUID, used})
 	}
 	a.table(rows)
 }
