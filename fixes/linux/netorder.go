@@ -43,7 +43,7 @@ func (n *naming) orderNotes() {
 		for _, i := range order {
 			said = append(said, strings.TrimSpace(n.facts.NICs[i].Name+" "+n.facts.NICs[i].MAC))
 		}
-		n.note("the cards have the kernel's own names, and the domain has to have them in the order %s; the domain that is written with the guest has", strings.Join(said, ", "))
+		n.note("the cards have the kernel's own names, and the domain has to have them in the order %s; the domain that is written beside the disks has them so", strings.Join(said, ", "))
 	}
 	for _, card := range n.nics {
 		if n.collides(card) && !n.swaps() {
