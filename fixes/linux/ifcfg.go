@@ -51,6 +51,8 @@ func visitIfcfg(v *pinVisit, data []byte) []byte {
 		switch {
 		case x.Name == "HWADDR":
 			x.Value = v.address(x.Value, iface, false)
+		case x.Name == "HWADDR_BLACKLIST":
+			x.Value = eachMAC(x.Value, "", v)
 		case ifcfgPorts.MatchString(x.Name): // SUSE: eth-id-00:50:56:01:02:03
 			x.Value = eachMAC(x.Value, "", v)
 			if _, place, ok := strings.Cut(x.Value, "bus-pci-"); ok {

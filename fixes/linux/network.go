@@ -239,30 +239,3 @@ func (n *naming) kernelNames() bool {
 	})
 	return off
 }
-
-// compareNames orders names as the cards were ordered: by number, and VMware's
-// slots by function last. Its slot numbers are 160 + 32 × bridge + 1024 ×
-// function, and the kernel names the interface after bridge and function:
-// ens160, ens192, ens224, ens256, ens161, ens193.
-func compareNames(a, b string) int {
-	ap, an := splitNumber(a)
-	bp, bn := splitNumber(b)
-	if ap != bp {
-		return strings.Compare(ap, bp)
-	}
-	if ap == "ens" && an >= 160 && bn >= 160 {
-		an = (an-160)%32*1024 + (an-160)/32
-		bn = (bn-160)%32*1024 + (bn-160)/32
-	}
-	return an - bn
-}
-
-func splitNumber(name string) (prefix string, number int) {
-	prefix = strings.TrimRight(name, "0123456789")
-	for _, c := range name[len(prefix):] {
-		if number < 1<<20 {
-			number = number*10 + int(c-'0')
-		}
-	}
-	return prefix, number
-}
