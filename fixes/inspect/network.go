@@ -53,6 +53,18 @@ func (n *names) stack(name string) {
 // softName matches interfaces that software makes, and patterns.
 var softName = regexp.MustCompile(`^(lo|all|default|(br|virbr|bond|team|vlan|docker|veth|tun|tap|wg|dummy|ppp|sit|ip6tnl|tailscale|podman|cni|flannel)[-_0-9].*)$|[.:*?!\[/ ]`)
 
+// likely gives an identifier that looks like the name that udev or the kernel
+// gives a card, "" for any other: the configuration goes by the address then,
+// and whoever wrote it called it after the card.
+func likely(id string) string {
+	if !likelyName.MatchString(id) {
+		return ""
+	}
+	return id
+}
+
+var likelyName = regexp.MustCompile(`^(?:eth|eno|ens|em)[0-9]+[a-z0-9]*$|^enp[0-9]+s[0-9]+[a-z0-9]*$`)
+
 // saw notes that the file from ties name and mac; either may be "".
 func (n *names) saw(mac, name, from string) {
 	if hw, err := net.ParseMAC(strings.TrimSpace(mac)); err == nil && len(hw) == 6 {
@@ -125,8 +137,9 @@ func (n *names) match() {
 }
 
 var (
-	ruleMAC  = regexp.MustCompile(`ATTRS?\{address\}=="([^"]+)"`)
-	ruleName = regexp.MustCompile(`\bNAME:?="([^"]+)"`)
+	ruleMAC = regexp.MustCompile(`(?:ATTRS?|SYSFS)\{address\}[ \t]*==[ \t]*"([^"]+)"`)
+	// ruleName matches the name, or the program of SLES 10 that is given it.
+	ruleName = regexp.MustCompile(`\b(?:NAME[ \t]*:?=[ \t]*"|rename_netiface %k )([^" ]+)"`)
 )
 
 // rules reads udev rules that name interfaces by address (udev(7)).
@@ -176,8 +189,8 @@ func (n *names) ifcfg() {
 			}
 			n.stack("ifcfg")
 			v := shellVars(data)
-			if d := v["DEVICE"]; d != "" {
-				iface = d
+			if d := v["DEVICE"]; d != "" || strings.HasSuffix(dir, "-scripts") {
+				iface = d // Red Hat's file may have any name
 			}
 			mac := v["HWADDR"] // MACADDR and LLADDR are given to the card
 			if _, id, ok := strings.Cut(iface, "-id-"); ok {
@@ -211,7 +224,7 @@ func (n *names) keyfiles() {
 		if mac == "" {
 			mac = ini(data, "802-3-ethernet").get("mac-address")
 		}
-		n.saw(mac, connection.get("interface-name"), name)
+		n.saw(mac, cmp.Or(connection.get("interface-name"), likely(connection.get("id"))), name)
 		for _, s := range []section{ini(data, "ipv4"), ini(data, "ipv6")} {
 			for key, values := range s.values {
 				if strings.HasPrefix(key, "address") {
@@ -256,7 +269,7 @@ func (n *names) netplan() {
 			e := doc.Network.Ethernets[id]
 			mac, iface := "", id
 			if e.Match != nil {
-				mac, iface = e.Match.MAC, cmp.Or(e.SetName, e.Match.Name)
+				mac, iface = e.Match.MAC, cmp.Or(e.SetName, e.Match.Name, likely(id))
 			}
 			n.saw(mac, iface, name)
 			for _, a := range e.Addresses {

@@ -72,10 +72,15 @@ func TestNamesThatWereLeftBehind(t *testing.T) {
 		"dhclient's log": {tree: "-- var/log/syslog --\nJan  1 dhclient[7]: Listening on LPF/eth0/00:50:56:aa:00:01\nJan  2 dhclient[7]: Listening on LPF/ens192/00:50:56:aa:00:01\n", want: "ens192", from: "var/log/syslog"},
 		"cloud-init's log": {tree: "-- var/log/cloud-init-output.log --\nci-info: | ens192 | True | 10.0.0.5 | 255.255.255.0 | global | 00:50:56:aa:00:01 |\n" +
 			"ci-info: |  lo  | True | 127.0.0.1 | 255.0.0.0 | host | . |\n", want: "ens192"},
-		"the kernel's log":                    {tree: "-- var/log/dmesg --\n[ 1.0] e1000 0000:02:01.0 eth0: (PCI:66MHz:32-bit) 00:50:56:aa:00:01\n[ 1.1] e1000 0000:02:01.0 ens33: renamed from eth0\n", want: "ens33"},
-		"ip link in a log":                    {tree: "-- var/log/messages --\n2: ens192: <BROADCAST,UP> mtu 1500\n    link/ether 00:50:56:aa:00:01 brd ff:ff:ff:ff:ff:ff\n", want: "ens192"},
-		"logs that differ":                    {tree: "-- var/log/messages --\n LPF/eth0/00:50:56:aa:00:01\n-- var/log/dmesg --\n LPF/ens192/00:50:56:aa:00:01\n", why: "var/log"},
-		"SUSE gives the card another address": {tree: "-- etc/sysconfig/network/ifcfg-eth0 --\nLLADDR='" + cardMAC + "'\n", want: ""},
+		"the kernel's log":                        {tree: "-- var/log/dmesg --\n[ 1.0] e1000 0000:02:01.0 eth0: (PCI:66MHz:32-bit) 00:50:56:aa:00:01\n[ 1.1] e1000 0000:02:01.0 ens33: renamed from eth0\n", want: "ens33"},
+		"ip link in a log":                        {tree: "-- var/log/messages --\n2: ens192: <BROADCAST,UP> mtu 1500\n    link/ether 00:50:56:aa:00:01 brd ff:ff:ff:ff:ff:ff\n", want: "ens192"},
+		"logs that differ":                        {tree: "-- var/log/messages --\n LPF/eth0/00:50:56:aa:00:01\n-- var/log/dmesg --\n LPF/ens192/00:50:56:aa:00:01\n", why: "var/log"},
+		"netplan calls the match after the card":  {tree: "-- etc/netplan/a.yaml --\nnetwork: {ethernets: {ens192: {match: {macaddress: '" + cardMAC + "'}}}}\n", want: "ens192"},
+		"netplan calls the match after its use":   {tree: "-- etc/netplan/a.yaml --\nnetwork: {ethernets: {ensemble: {match: {macaddress: '" + cardMAC + "'}}}}\n", want: ""},
+		"a profile that is called after the card": {tree: "-- etc/NetworkManager/system-connections/a --\n[connection]\nid=enp0s3\ntype=ethernet\n[ethernet]\nmac-address=" + cardMAC + "\n", want: "enp0s3"},
+		"Red Hat's file of another name":          {tree: "-- etc/sysconfig/network-scripts/ifcfg-Auto_eth0 --\nHWADDR=" + cardMAC + "\n", want: ""},
+		"a rule with blanks":                      {tree: "-- etc/udev/rules.d/a.rules --\nSUBSYSTEM == \"net\", ATTR{address} == \"" + cardMAC + "\", NAME = \"lan0\"\n", want: "lan0"},
+		"SUSE gives the card another address":     {tree: "-- etc/sysconfig/network/ifcfg-eth0 --\nLLADDR='" + cardMAC + "'\n", want: ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := look(t, test.tree, guest.Facts{NICs: []guest.NIC{{MAC: cardMAC, Addresses: test.ips}}}).NICs

@@ -17,6 +17,7 @@ import (
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/guest/guesttest"
 	"hyper2kvm/fixes/inspect"
+	"hyper2kvm/fixes/linux/ini"
 )
 
 // netScenario is a guest of testdata/net: the cards of the plan (nics), the
@@ -145,6 +146,7 @@ func TestNetworkScenarios(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkRules(t, g)
+			checkNamed(t, g)
 			checkAgain(t, s, g)
 			checkNetplan(t, before, g)
 			if !planned.Pending() && diff == "" {
@@ -157,6 +159,38 @@ func TestNetworkScenarios(t *testing.T) {
 				t.Errorf("undo leaves (-was +is):\n%s", d)
 			}
 		})
+	}
+}
+
+// checkNamed holds that a card whose name is known and not disputed gets it on
+// KVM: by a rule or a .link file of ours or the guest's, by netplan, or from the
+// kernel itself.
+func checkNamed(t *testing.T, g *guest.Guest) {
+	t.Helper()
+	n := &naming{planner: &planner{fs: g.FS, facts: g.Facts}}
+	named := map[string]string{}
+	for _, c := range n.readClaims() {
+		if c.rule {
+			named[c.mac] = c.name
+		}
+	}
+	for _, name := range n.list(networkDir, ".link") {
+		data, _ := n.read(name)
+		f := ini.Parse(data)
+		for _, mac := range matchedMACs(f) {
+			named[mac] = only(f.Values("Link", "Name"))
+		}
+	}
+	n.find()
+	for _, c := range g.Facts.NICs {
+		mac, ok := normalMAC(c.MAC)
+		if !ok || c.Name == "" || named[mac] == c.Name || n.disputed(mac) {
+			continue
+		}
+		c.MAC = mac
+		if !n.inPlace(c) || !n.kernelNames() {
+			t.Errorf("the card %s is to be called %s, and nothing names it (%q)", mac, c.Name, named[mac])
+		}
 	}
 }
 
