@@ -66,7 +66,7 @@ func (n *names) trace() {
 	n.each(nics, func(c guest.NIC, t trace) bool { return t.source != fromLog && knows(c, t.ip) })
 	if open() {
 		n.logs()
-		n.each(nics, func(c guest.NIC, t trace) bool { return t.source == fromLog && sameCard(c, t) })
+		n.each(nics, func(c guest.NIC, t trace) bool { return t.source == fromLog && (sameCard(c, t) || knows(c, t.ip)) })
 	}
 	n.twice(nics)
 }

@@ -72,8 +72,14 @@ func TestNamesThatWereLeftBehind(t *testing.T) {
 		"dhclient's log": {tree: "-- var/log/syslog --\nJan  1 dhclient[7]: Listening on LPF/eth0/00:50:56:aa:00:01\nJan  2 dhclient[7]: Listening on LPF/ens192/00:50:56:aa:00:01\n", want: "ens192", from: "var/log/syslog"},
 		"cloud-init's log": {tree: "-- var/log/cloud-init-output.log --\nci-info: | ens192 | True | 10.0.0.5 | 255.255.255.0 | global | 00:50:56:aa:00:01 |\n" +
 			"ci-info: |  lo  | True | 127.0.0.1 | 255.0.0.0 | host | . |\n", want: "ens192"},
-		"the kernel's log":                        {tree: "-- var/log/dmesg --\n[ 1.0] e1000 0000:02:01.0 eth0: (PCI:66MHz:32-bit) 00:50:56:aa:00:01\n[ 1.1] e1000 0000:02:01.0 ens33: renamed from eth0\n", want: "ens33"},
-		"ip link in a log":                        {tree: "-- var/log/messages --\n2: ens192: <BROADCAST,UP> mtu 1500\n    link/ether 00:50:56:aa:00:01 brd ff:ff:ff:ff:ff:ff\n", want: "ens192"},
+		"the kernel's log": {tree: "-- var/log/dmesg --\n[ 1.0] e1000 0000:02:01.0 eth0: (PCI:66MHz:32-bit) 00:50:56:aa:00:01\n[ 1.1] e1000 0000:02:01.0 ens33: renamed from eth0\n", want: "ens33"},
+		"ip link in a log": {tree: "-- var/log/messages --\n2: ens192: <BROADCAST,UP> mtu 1500\n    link/ether 00:50:56:aa:00:01 brd ff:ff:ff:ff:ff:ff\n", want: "ens192"},
+		"NetworkManager's log and an address of the hypervisor": {tree: "-- var/log/messages --\n<info> dhcp4 (ens192): state changed new lease, address=10.0.0.5\n<info> dhcp4 (ens224):   address 10.0.0.50\n",
+			ips: []string{"10.0.0.5"}, want: "ens192"},
+		"networkd's in the journal": {tree: "-- var/log/journal/0123/system.journal --\nLPKSHHRH\x01_PID=1\x00\x00MESSAGE=ens192: DHCPv4 address 10.0.0.5/24, gateway 10.0.0.1 acquired from 10.0.0.1\x00\x00\x05\n",
+			ips: []string{"10.0.0.5"}, want: "ens192", from: "system.journal"},
+		"the kernel's in the journal":             {tree: "-- var/log/journal/0123/system.journal --\n\x01MESSAGE=e1000 0000:02:01.0 eth0: (PCI:66MHz:32-bit) 00:50:56:aa:00:01\x00\x00MESSAGE=e1000 0000:02:01.0 ens33: renamed from eth0\x00\n", want: "ens33"},
+		"a journal of two names":                  {tree: "-- var/log/journal/0123/system.journal --\n\x01MESSAGE=Listening on LPF/eth0/00:50:56:aa:00:01\x00MESSAGE=Listening on LPF/ens192/00:50:56:aa:00:01\x00\n", why: "calls it eth0"},
 		"logs that differ":                        {tree: "-- var/log/messages --\n LPF/eth0/00:50:56:aa:00:01\n-- var/log/dmesg --\n LPF/ens192/00:50:56:aa:00:01\n", why: "var/log"},
 		"netplan calls the match after the card":  {tree: "-- etc/netplan/a.yaml --\nnetwork: {ethernets: {ens192: {match: {macaddress: '" + cardMAC + "'}}}}\n", want: "ens192"},
 		"netplan calls the match after its use":   {tree: "-- etc/netplan/a.yaml --\nnetwork: {ethernets: {ensemble: {match: {macaddress: '" + cardMAC + "'}}}}\n", want: ""},
@@ -131,15 +137,16 @@ func TestAddressFromALease(t *testing.T) {
 // inspection ends and that no name of a path or with a blank comes out.
 func FuzzTraces(f *testing.F) {
 	names := []string{"var/lib/NetworkManager/internal-01234567-89ab-cdef-0123-456789abcdef-a.lease", "var/lib/dhcp/dhclient.leases",
-		"var/lib/wicked/lease-a-dhcp-ipv4.xml", "var/lib/dhcpcd/a.lease", "var/lib/dhcpcd/dhcpcd-a.info", "var/lib/cloud/instance/network-config.json", "var/log/syslog"}
+		"var/lib/wicked/lease-a-dhcp-ipv4.xml", "var/lib/dhcpcd/a.lease", "var/lib/dhcpcd/dhcpcd-a.info", "var/lib/cloud/instance/network-config.json", "var/log/syslog", "var/log/journal/0123/system.journal"}
 	f.Add(uint8(1), []byte("lease {\n interface \"a b/../c\";\n option dhcp-client-identifier 1:0:50:56:aa:0:1;\n}"))
 	f.Add(uint8(3), dhcpMessage([6]byte{0, 0x50, 0x56, 0xaa, 0, 1}, [4]byte{10, 0, 0, 5}))
 	f.Add(uint8(5), []byte(`{"network":{"ethernets":{"a":{"match":{"macaddress":"00:50:56:aa:00:01"}}}}}`))
 	f.Add(uint8(6), []byte("LPF/../../x/00:50:56:aa:00:01 LPF/a\tb/00:50:56:aa:00:01"))
+	f.Add(uint8(7), []byte("\x00MESSAGE=ens192: DHCPv4 address 10.0.0.5/24\x00MESSAGE=a/b: DHCPv4 address 10.0.0.5/24"))
 	f.Fuzz(func(t *testing.T, at uint8, data []byte) {
 		tree := guesttest.Empty()
 		tree.Put(names[int(at)%len(names)], data)
-		for _, n := range inspect.Inspect(tree, guest.Facts{NICs: []guest.NIC{{MAC: cardMAC}}}).NICs {
+		for _, n := range inspect.Inspect(tree, guest.Facts{NICs: []guest.NIC{{MAC: cardMAC, Addresses: []string{"10.0.0.5"}}}}).NICs {
 			if strings.ContainsAny(n.Name, "/ \t\n") {
 				t.Fatalf("a card is called %q", n.Name)
 			}

@@ -34,6 +34,10 @@ func visitNetworkd(v *pinVisit, data []byte) []byte {
 			if more := v.driver(strings.Fields(e.Value)); more != "" {
 				e.Value += " " + more
 			}
+		case "property":
+			if strings.Contains(e.Value, "ID_PATH") || strings.Contains(e.Value, "ID_NET_DRIVER") {
+				v.note("%s: matches %s, which is of the old machine; left", v.file, e.Value)
+			}
 		case "path":
 			places := strings.Fields(e.Value)
 			now := slices.Clone(places)

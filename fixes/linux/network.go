@@ -100,6 +100,9 @@ func (n *naming) find() {
 		n.lost = names
 		n.note("%d interfaces are configured (%s) for %d network cards whose names are not known; not guessed", len(names), strings.Join(names, ", "), unnamed+unsure)
 	default:
+		if len(n.nics) > 0 && n.blind == 0 && len(names) > 0 {
+			n.note("%s: configured, and each card of the machine is another interface; left", strings.Join(names, ", "))
+		}
 		n.loose = names
 		n.fit(patterns, unnamed)
 	}
