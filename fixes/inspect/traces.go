@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -32,11 +33,14 @@ const (
 // left notes a trace. The name must be one that a card can have.
 func (n *names) left(t trace) {
 	t.mac = plainMAC(t.mac)
-	if softName.MatchString(t.name) || t.name == "" || t.mac == "" && !t.ip.IsValid() || len(n.traces) >= maxTraces {
+	if softName.MatchString(t.name) || !cardName.MatchString(t.name) || t.mac == "" && !t.ip.IsValid() || len(n.traces) >= maxTraces {
 		return
 	}
 	n.traces = append(n.traces, t)
 }
+
+// cardName is a name that the kernel allows (IFNAMSIZ), without a dot.
+var cardName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,14}$`)
 
 // maxTraces bounds what is remembered.
 const maxTraces = 10000

@@ -49,6 +49,8 @@ type naming struct {
 	blind int
 	ruled map[string]bool // names that a udev rule gives already
 	etc   []string        // see small
+	// kernel is what kernelNames found.
+	kernel *bool
 	// nameless is true where the guest's files name no card and match no names.
 	nameless bool
 	// claims are what the guest's files say of cards; moved maps an address of
@@ -224,6 +226,14 @@ func (n *naming) redHat() bool {
 
 // kernelNames reports whether the kernel's names (eth0) are left as they are.
 func (n *naming) kernelNames() bool {
+	if n.kernel == nil {
+		own := n.findKernelNames()
+		n.kernel = &own // over SSH the files are not read for each card
+	}
+	return *n.kernel
+}
+
+func (n *naming) findKernelNames() bool {
 	if !n.readsLinks() && !n.hasRule("80-net-name-slot.rules") {
 		return true
 	}
