@@ -56,6 +56,9 @@ func (r *Root) Write(name string, content io.Reader, attr guest.Attr) error {
 	if err == nil {
 		err = unix.Renameat(folder, temp, folder, base)
 	}
+	if err == unix.EPERM {
+		err = replaceFixed(folder, temp, base)
+	}
 	if err != nil {
 		_ = unix.Unlinkat(folder, temp, 0) // it may not be there
 		return &fs.PathError{Op: "write", Path: name, Err: err}

@@ -76,6 +76,8 @@ func planCode(err error) api.Code {
 // repairable refuses guests that no fix is made for.
 func (r *run) repairable() error {
 	switch {
+	case r.facts.OS.Family == "bsd":
+		return api.Errorf(api.CodeNoRoot, "repair guest", r.facts.OS.Name, "no repair is made for it: name its disks by label in fstab, and vtnet0 for its card in rc.conf, before the move")
 	case r.facts.OS.Family != "linux":
 		return api.Errorf(api.CodeNoRoot, "repair guest", r.plan.Name, "its system is not known")
 	case r.plan.Fix.Canary:

@@ -39,7 +39,7 @@ type Facts struct {
 
 // OS identifies the operating system.
 type OS struct {
-	Family  string   `json:"family"` // "linux", "windows", "unknown"
+	Family  string   `json:"family"` // "linux", "windows", "bsd", "unknown"
 	ID      string   `json:"id"`     // os-release ID: "debian"
 	IDLike  []string `json:"id_like,omitempty"`
 	Version string   `json:"version,omitempty"` // os-release VERSION_ID: "12"

@@ -33,7 +33,7 @@ func (f *finder) os() guest.OS {
 		if id == "" {
 			id = "linux"
 		}
-		os := guest.OS{Family: "linux", ID: id, Version: v["VERSION_ID"], Name: v["PRETTY_NAME"]}
+		os := guest.OS{Family: family(id), ID: id, Version: v["VERSION_ID"], Name: v["PRETTY_NAME"]}
 		if like := v["ID_LIKE"]; like != "" {
 			os.IDLike = strings.Fields(like)
 		}
@@ -54,6 +54,15 @@ func (f *finder) os() guest.OS {
 		return guest.OS{Family: "linux", ID: "linux"} // as os-release(5) has it for a system without a name
 	}
 	return guest.OS{Family: "unknown"}
+}
+
+// family tells the BSDs from Linux: they have os-release as well.
+func family(id string) string {
+	switch id {
+	case "freebsd", "ghostbsd", "midnightbsd", "dragonfly", "netbsd", "openbsd":
+		return "bsd"
+	}
+	return "linux"
 }
 
 var releaseVersion = regexp.MustCompile(`(?:release|VERSION =|Linux) *v?([0-9]+(?:\.[0-9]+)*)`)

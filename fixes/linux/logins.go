@@ -34,7 +34,8 @@ func inittab(p *planner) {
 		return
 	}
 	has := slices.ContainsFunc(strings.Split(uncommented(data), "\n"), func(l string) bool {
-		return strings.Contains(l, "ttyS0") && strings.Contains(l, "getty")
+		_, xen := xenTTY(l)
+		return !xen && slices.Contains(words(l), "ttyS0")
 	})
 	now := eachLine(data, func(l string) string {
 		if strings.HasPrefix(strings.TrimSpace(l), "#") {
@@ -65,11 +66,15 @@ func inittab(p *planner) {
 	p.write(name, data, now)
 }
 
+// words are the fields of a line of inittab, and those of its command.
+func words(l string) []string {
+	return strings.FieldsFunc(l, func(r rune) bool { return strings.ContainsRune(" \t:/", r) })
+}
+
 // xenTTY gives Xen's console that a line of inittab speaks of.
 func xenTTY(l string) (string, bool) {
-	fields := strings.FieldsFunc(l, func(r rune) bool { return strings.ContainsRune(" \t:/", r) })
 	for _, tty := range xenTTYs() {
-		if slices.Contains(fields, tty) {
+		if slices.Contains(words(l), tty) {
 			return tty, true
 		}
 	}

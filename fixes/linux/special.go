@@ -19,6 +19,7 @@ func special() fix {
 			appliance(p)
 			watchers(p)
 			enforcers(p)
+			watchdog(p)
 			relabel(p)
 			return nil
 		},
@@ -99,6 +100,17 @@ func enforcers(p *planner) {
 	}
 	if p.exists("etc/selinux/config") && p.selinuxSpec() == "" && active(p.facts.SELinux) {
 		p.note("SELinux is on but its list of labels (file_contexts) is missing: new files take the label of their folder")
+	}
+}
+
+// watchdog tells of a daemon that waits for a device which the domain has only
+// when it is told to.
+func watchdog(p *planner) {
+	for _, unit := range []string{"watchdog.service", "wd_keepalive.service"} {
+		if startedByUnit(p, unit) {
+			p.note("%s is on: the domain has no watchdog but the chipset's own (iTCO_wdt); it may need one of <watchdog model='i6300esb'/>", unit)
+			return
+		}
 	}
 }
 

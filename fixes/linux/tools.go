@@ -18,6 +18,7 @@ func tools() fix {
 			maskTools(p)
 			vmwareModules(p)
 			vmwareRepos(p)
+			missingDrivers(p)
 			return nil
 		},
 	}
