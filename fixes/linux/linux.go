@@ -44,6 +44,7 @@ func All(opts Options, initramfs []fixes.Fix) []fixes.Fix {
 		hypervisorTools(),
 		cloudAgents(),
 		timeSources(),
+		clockArgs(),
 		guestAgent(opts),
 		modprobe(),
 		kdump(opts),

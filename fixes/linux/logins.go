@@ -89,12 +89,16 @@ func upstartGettys(p *planner) {
 	}
 	has := p.any("etc/init/serial.conf", "etc/init/ttyS0.conf")
 	for _, tty := range xenTTYs() {
+		data, _ := p.read(path.Join("etc/init", tty+".conf"))
+		has = has || strings.Contains(uncommented(data), "ttyS0")
+	}
+	for _, tty := range xenTTYs() {
 		name := path.Join("etc/init", tty+".conf")
 		data, ok := p.read(name)
 		if !ok {
 			continue
 		}
-		if has || strings.Contains(uncommented(data), "ttyS0") {
+		if has {
 			if strings.Contains(uncommented(data), tty) {
 				p.write(name, data, withoutStart(data))
 			}

@@ -52,8 +52,8 @@ func chrony(p *planner) {
 	for _, name := range files {
 		dropped = p.commentOut(name, func(l string) bool {
 			f := strings.Fields(l)
-			if f[0] == "refclock" && len(f) > 2 && f[1] == "PHC" {
-				return !keepsClock(p, f[2])
+			if f[0] == "refclock" && len(f) > 2 && f[1] == "PHC" && !keepsClock(p, f[2]) {
+				return true
 			}
 			server := slices.Contains([]string{"server", "pool", "peer"}, f[0]) && len(f) > 1
 			if server && cloudTime.MatchString(f[1]) {
