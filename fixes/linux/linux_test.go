@@ -3,6 +3,7 @@ package linux
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"io/fs"
 	"os"
@@ -141,6 +142,12 @@ func TestScenarios(t *testing.T) {
 				t.Errorf("a second run changes more:\n%s", diff)
 			}
 			checkNames(t, s, g)
+			if _, err := fixes.Undo(t.Context(), g, fixes.UndoOptions{}); err != nil && !errors.Is(err, fixes.ErrNoJournal) {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(before, g.FS.(*guesttest.FS).Dump()); d != "" {
+				t.Errorf("undo gives back something else (-before +after):\n%s", d)
+			}
 		})
 	}
 }
