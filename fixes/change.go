@@ -39,9 +39,12 @@ type Symlink struct {
 	Name, To string
 }
 
-// Remove removes a file or link.
+// Remove removes a file, a link or an empty folder.
 type Remove struct {
 	Name string
+	// Note stands for the content in the diff, where many files go at once: "of
+	// open-vm-tools".
+	Note string
 }
 
 // Command runs a program of the guest. Touches lists every file that it may

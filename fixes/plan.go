@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -217,12 +218,12 @@ func preview(g *guest.Guest, before, next *overlay, changes []Change, planned *P
 			continue
 		}
 		r.Changes = append(r.Changes, c)
-		if a, ok := c.(AppendFile); ok {
-			info, err := was.Stat(name)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(&comments, "# append to %s: %d bytes at %d: %s\n", quote(name), len(a.Content), info.Size(), clean(a.Note))
+		comment, err := commentOn(was, c, name)
+		if err != nil {
+			return err
+		}
+		if comment != "" {
+			comments.WriteString(comment)
 		} else if !slices.Contains(names, name) {
 			names = append(names, name)
 		}
@@ -237,6 +238,32 @@ func preview(g *guest.Guest, before, next *overlay, changes []Change, planned *P
 	}
 	r.Diff += comments.String()
 	return nil
+}
+
+// commentOn is what stands for a change in the diff whose content nobody reads;
+// "" for all others.
+func commentOn(was *overlay, c Change, name string) (string, error) {
+	info, err := was.Lstat(name)
+	switch c := c.(type) {
+	case AppendFile:
+		if err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("# append to %s: %d bytes at %d: %s\n", quote(name), len(c.Content), info.Size(), clean(c.Note)), nil
+	case Remove:
+		if c.Note == "" || err != nil {
+			return "", nil
+		}
+		what := fmt.Sprintf("%d bytes", info.Size())
+		switch {
+		case info.IsDir():
+			what = "folder"
+		case info.Mode()&fs.ModeSymlink != 0:
+			what = "link"
+		}
+		return fmt.Sprintf("# remove %s: %s, %s\n", quote(name), what, clean(c.Note)), nil
+	}
+	return "", nil
 }
 
 func (p *Planned) remember(tree guest.FS, name string) {

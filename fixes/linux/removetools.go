@@ -224,7 +224,7 @@ func (r *removal) propose(names []string, effects []guest.Effect) error {
 		if info, err := r.fs.Lstat(e.Name); err == nil && info.Mode().IsRegular() {
 			kept += info.Size()
 		}
-		c, err := change(e)
+		c, err := change(e, "of "+strings.Join(names, " "))
 		if err != nil {
 			r.changes = nil
 			r.note("nothing was removed, since undo could not bring it back: %v", err)
@@ -245,22 +245,24 @@ func (r *removal) propose(names []string, effects []guest.Effect) error {
 }
 
 // passing reports whether a file is nobody's property: logs, temporary files,
-// caches that hold times and would make each run differ.
+// caches that hold times and would make each run differ, copies of a database as
+// it was.
 func passing(name string) bool {
 	for _, dir := range []string{"tmp", "run", "dev", "proc", "sys", "var/tmp", "var/run", "var/log", "var/cache/ldconfig", "var/cache/apt"} {
 		if strings.HasPrefix(name, dir+"/") {
 			return true
 		}
 	}
-	return strings.HasPrefix(name, "var/lib/rpm/__db") || strings.HasPrefix(name, "var/lib/rpm/.rpm.lock")
+	copied := strings.HasSuffix(name, "-old") && (strings.HasPrefix(name, "var/lib/dpkg/") || strings.HasPrefix(name, "var/cache/debconf/"))
+	return copied || strings.HasPrefix(name, "var/lib/rpm/__db") || strings.HasPrefix(name, "var/lib/rpm/.rpm.lock")
 }
 
 // change is what makes an effect happen; nil for an empty folder, which no
 // program misses.
-func change(e guest.Effect) (fixes.Change, error) {
+func change(e guest.Effect, note string) (fixes.Change, error) {
 	switch mode := e.Attr.Mode; {
 	case e.Gone:
-		return fixes.Remove{Name: e.Name}, nil
+		return fixes.Remove{Name: e.Name, Note: note}, nil
 	case mode&fs.ModeSymlink != 0:
 		return fixes.Symlink{Name: e.Name, To: e.Target}, nil
 	case mode.IsDir():

@@ -97,6 +97,11 @@ func TestRemoveTools(t *testing.T) {
 			t.Errorf("notes do not say %q:\n%s", want, notes)
 		}
 	}
+	for _, want := range []string{"# remove usr/bin/vmtoolsd: 8 bytes, of open-vm-tools\n", "# remove usr/share/open-vm-tools: folder, of open-vm-tools\n", "-Package: open-vm-tools\n"} {
+		if !strings.Contains(planned.Results[0].Diff, want) {
+			t.Errorf("the diff does not show %q:\n%s", want, planned.Results[0].Diff)
+		}
+	}
 	if err := fixes.Apply(t.Context(), g, planned, nil); err != nil {
 		t.Fatal(err)
 	}
