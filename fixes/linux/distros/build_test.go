@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -26,6 +27,7 @@ import (
 //
 //	bin/sh.elf                 "x86_64": a program for that machine
 //	boot/vmlinuz-K.kernel      "K": an image with that version in its header
+//	EFI/x/BOOTX64.CSV.utf16    text, as the firmware writes it
 //	boot/grub2/grubenv.vars    variables: the block of 1024 bytes
 //	lib/modules/K/modules.list the modules of a kernel (moduleList)
 //	boot/initrd-K.list         an initramfs (imageList)
@@ -52,6 +54,8 @@ func build(t *testing.T, files []txtar.File) *guesttest.FS {
 			made[name] = imageList(t, text, kernels)
 		case ext == ".vars":
 			made[name] = grubEnv(t, text)
+		case ext == ".utf16":
+			made[name] = utf16Text(text)
 		case ext == ".elf":
 			made[name] = program(t, strings.TrimSpace(text))
 		case ext == ".kernel":
@@ -62,6 +66,11 @@ func build(t *testing.T, files []txtar.File) *guesttest.FS {
 	}
 	tree := guesttest.New(t, string(txtar.Format(&txtar.Archive{Files: plain})))
 	for name, data := range made {
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			if to, err := tree.ReadLink(dir); err == nil {
+				t.Fatalf("%s lies in %s, which is a link to %s", name, dir, to)
+			}
+		}
 		tree.Put(name, data)
 	}
 	return tree
@@ -88,6 +97,15 @@ func kernelImage(version string) []byte {
 	copy(b[0x1fe:], "\x55\xaa\xeb\x66HdrS\x0c\x02")
 	binary.LittleEndian.PutUint16(b[0x20e:], 0x100)
 	return append(append(b[:0x300], version+" (builder@example.com) #1 SMP"...), 0)
+}
+
+// utf16Text is text in little-endian UTF-16 with its mark, as shim's lists have it.
+func utf16Text(text string) []byte {
+	out := []byte{0xff, 0xfe}
+	for _, c := range utf16.Encode([]rune(text)) {
+		out = binary.LittleEndian.AppendUint16(out, c)
+	}
+	return out
 }
 
 func grubEnv(t *testing.T, vars string) []byte {
