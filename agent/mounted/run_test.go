@@ -1,7 +1,6 @@
 package mounted_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -106,8 +105,6 @@ func run(ctx context.Context, r *mounted.Runner, what string) (string, error) {
 
 func TestRun(t *testing.T) {
 	dir, r := withProgram(t)
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	must(t, err)
 	out, err := run(t.Context(), r, "look")
 	must(t, err)
 	if strings.Contains(out, "missing") || !strings.Contains(out, "extra yes") || !strings.Contains(out, "/usr/sbin:") {
@@ -122,10 +119,10 @@ func TestRun(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(dir, "run")); err != nil || len(left) != 0 {
 		t.Errorf("/run of the guest holds %v, %v", left, err)
 	}
-	after, err := os.ReadFile("/proc/self/mounts")
+	mounts, err := os.ReadFile("/proc/self/mounts")
 	must(t, err)
-	if !bytes.Equal(mounts, after) {
-		t.Errorf("mounts before:\n%s\nafter:\n%s", mounts, after)
+	if strings.Contains(string(mounts), dir) {
+		t.Errorf("still mounted:\n%s", mounts)
 	}
 }
 

@@ -215,14 +215,12 @@ func revert() []api.Stage { return []api.Stage{api.Undo} }
 // run runs a plan and checks that it leaves nothing mounted.
 func run(t *testing.T, p *api.Plan) (*api.Report, error) {
 	t.Helper()
-	before, err := os.ReadFile("/proc/self/mounts")
-	must(t, err)
 	temp := t.TempDir()
 	report, runErr := repair.New(repair.Config{TempDir: temp, NoPrograms: true}).Run(t.Context(), p, "", &events{})
-	after, err := os.ReadFile("/proc/self/mounts")
+	mounts, err := os.ReadFile("/proc/self/mounts")
 	must(t, err)
-	if !bytes.Equal(before, after) {
-		t.Errorf("mounts before:\n%s\nafter:\n%s", before, after)
+	if strings.Contains(string(mounts), temp) {
+		t.Errorf("still mounted:\n%s", mounts)
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)

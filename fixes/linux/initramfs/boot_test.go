@@ -24,8 +24,8 @@ type lab struct {
 	version, kernel, modules, config, disk string
 }
 
-// part skips, or fails where CI promised that the parts are there.
-func part(t testing.TB, format string, args ...any) {
+// unprepared skips, or fails where CI promised that the parts are there.
+func unprepared(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("H2K_REQUIRE_VM") != "" {
 		t.Fatalf(format, args...)
@@ -40,7 +40,7 @@ func program(t testing.TB, name string) string {
 			return file
 		}
 	}
-	part(t, "%s is not here", name)
+	unprepared(t, "%s is not here", name)
 	return ""
 }
 
@@ -58,7 +58,7 @@ func newLab(t testing.TB) *lab {
 	}
 	kernels, _ := filepath.Glob(filepath.Join(cache, "hyper2kvm/kernel/*/boot/vmlinuz-*"))
 	if len(kernels) == 0 {
-		part(t, "there is no kernel in %s", cache)
+		unprepared(t, "there is no kernel in %s", cache)
 	}
 	l := &lab{kernel: kernels[len(kernels)-1]}
 	l.version = strings.TrimPrefix(filepath.Base(l.kernel), "vmlinuz-")

@@ -25,7 +25,7 @@ func TestStaleStorageConfigs(t *testing.T) {
 		"etc/mdadm.conf":       {"DEVICE /dev/sd*\nARRAY /dev/md0 UUID=1\n", "DEVICE partitions\nARRAY /dev/md0 UUID=1\n", "DEVICE partitions\nARRAY /dev/md0 UUID=1\n"},
 		"etc/mdadm/mdadm.conf": {"# DEVICE /dev/sd*\nARRAY /dev/md0 UUID=1\n", "HOMEHOST x\n", "# DEVICE /dev/sd*\nARRAY /dev/md0 UUID=1\n"},
 	} {
-		tree, g := newGuest(t, dracut, "gzip", append(vmwareImage(), cpio.File(name, []byte(c.have))))
+		tree, g := newGuest(t, string(dracut), "gzip", append(vmwareImage(), cpio.File(name, []byte(c.have))))
 		own := storageConfigs()[name]
 		tree.Put(own, []byte(c.own))
 		apply(t, g, Inject)
