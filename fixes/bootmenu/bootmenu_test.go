@@ -262,6 +262,7 @@ func TestSyslinux(t *testing.T) {
 		"DEFAULT a\nONTIMEOUT a\nlabel a\nlinux x\nlabel b\nlinux y\n":     "DEFAULT b\nONTIMEOUT b\nlabel a\nlinux x\nlabel b\nlinux y\n",
 		"ONTIMEOUT b\nlabel a\nmenu default\nlinux x\nlabel b\nlinux y\n":  "ONTIMEOUT b\nlabel a\nmenu default\nlinux x\nlabel b\nlinux y\n",
 		"DEFAULT vesamenu.c32\nINCLUDE x.cfg\nlabel a\nlabel b\nlinux y\n": "DEFAULT b\nDEFAULT vesamenu.c32\nINCLUDE x.cfg\nlabel a\nlabel b\nlinux y\n",
+		"DEFAULT l0\nINCLUDE linux.cfg\n":                                  "DEFAULT b\nINCLUDE linux.cfg\n",
 	} {
 		if got := string(SetSyslinuxDefault([]byte(in), "b")); got != want {
 			t.Errorf("%q became %q, want %q", in, got, want)

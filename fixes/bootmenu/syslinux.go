@@ -89,7 +89,9 @@ func (c *Syslinux) choose() {
 		last[d.kind] = d.name
 	}
 	has := func(name string) bool {
-		return slices.ContainsFunc(c.Entries, func(e Entry) bool { return e.ID == name })
+		// Without labels they are in files that it includes.
+		return slices.ContainsFunc(c.Entries, func(e Entry) bool { return e.ID == name }) ||
+			len(c.Entries) == 0 && name != "" && !isModule(name)
 	}
 	for _, kind := range []string{"ontimeout", "menu default", "default"} {
 		if has(last[kind]) {
@@ -111,10 +113,10 @@ func SetSyslinuxDefault(data []byte, label string) []byte {
 	menu, named := -1, false
 	out := data
 	for _, d := range c.defaults {
-		switch known := slices.ContainsFunc(c.Entries, func(e Entry) bool { return e.ID == d.name }); {
+		switch {
 		case d.kind == "menu default":
 			menu = d.line
-		case known:
+		case !isModule(d.name):
 			m := syslinuxDefault.FindStringSubmatch(text(lines(out)[d.line]))
 			out, named = replace(out, d.line, m[1]+label), true
 		}
@@ -126,6 +128,13 @@ func SetSyslinuxDefault(data []byte, label string) []byte {
 		return insert(out, 0, "DEFAULT "+label)
 	}
 	return out
+}
+
+// isModule reports whether a name is that of a program of syslinux's, like its
+// menu, and not a label.
+func isModule(name string) bool {
+	name = strings.ToLower(name)
+	return strings.HasSuffix(name, ".c32") || strings.HasSuffix(name, ".com") || strings.HasSuffix(name, ".cbt")
 }
 
 // moveMenuDefault moves the line MENU DEFAULT to another label.

@@ -233,12 +233,14 @@ func (f *finder) syslinuxMenu() {
 	name := f.config("extlinux.conf", "syslinux.cfg")
 	f.facts.Loader.Menu = name
 	data, _ := f.read(name)
+	// What is included is read as if it stood at the end.
+	for _, other := range bootmenu.ParseSyslinux(data).Includes {
+		included, _ := f.read(f.bootFile(other, path.Dir(name), "boot", "."))
+		data = slices.Concat(data, []byte("\n"), included)
+	}
 	c := bootmenu.ParseSyslinux(data)
 	for _, e := range c.Entries {
 		f.offer(name, e.ID, e, e.ID == c.Default, path.Dir(name), "boot", ".")
-	}
-	for _, other := range c.Includes {
-		f.warn("%s includes %s, whose entries were not looked at", name, other)
 	}
 }
 

@@ -71,6 +71,10 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 		bls = append(bls, p.list(path.Join(esp, "loader/entries"), ".conf")...)
 	}
 	syslinux = []string{"boot/extlinux.conf", "boot/extlinux/extlinux.conf", "boot/syslinux/syslinux.cfg", "extlinux.conf"}
+	for _, dir := range []string{"boot/extlinux", "boot/syslinux"} { // what is included
+		syslinux = append(syslinux, p.list(dir, ".cfg")...)
+		syslinux = append(syslinux, p.list(dir, ".conf")...)
+	}
 	for _, name := range p.facts.Loader.Configs {
 		switch path.Base(name) {
 		case "grub.cfg":
@@ -80,7 +84,7 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 		}
 	}
 	shell := append([]string{"etc/default/grub"}, p.list("etc/default/grub.d", ".cfg")...)
-	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf")
+	shell = append(shell, "etc/dracut.conf", "etc/update-extlinux.conf", "etc/default/extlinux", "etc/default/u-boot")
 	shell = append(shell, p.list("etc/dracut.conf.d", ".conf")...)
 	plain := append([]string{"etc/kernel/cmdline"}, p.list("etc/cmdline.d", ".conf")...)
 	plain = append(plain, p.list("etc/kernel/cmdline.d", ".conf")...)
@@ -219,7 +223,8 @@ func inShell(name string, data []byte, edit editLine) []byte {
 		switch v.Name {
 		case "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT", "GRUB_CMDLINE_LINUX_RECOVERY",
 			"GRUB_CMDLINE_LINUX_XEN_REPLACE", "GRUB_CMDLINE_LINUX_XEN_REPLACE_DEFAULT",
-			"kernel_cmdline", "default_kernel_opts":
+			"kernel_cmdline", "default_kernel_opts",
+			"EXTLINUX_ROOT", "EXTLINUX_PARAMETERS", "U_BOOT_ROOT", "U_BOOT_PARAMETERS": // of Debian's
 			v.Value = editText(place{file: name, name: v.Name}, v.Value, edit)
 		case "root":
 			if path.Base(name) == "update-extlinux.conf" && v.Value != "" {
