@@ -40,6 +40,7 @@ func unifiedProgram(t *testing.T, text string) []byte {
 	le := binary.LittleEndian
 	first, rest, _ := strings.Cut(text, "\n")
 	lines := strings.Split(strings.TrimSpace(rest), "\n")
+	lines = lines[:min(len(lines), (head-0x58-240)/sectionHead)]
 	b := make([]byte, head)
 	copy(b, "MZ")
 	le.PutUint32(b[0x3c:], 0x40)
