@@ -90,12 +90,12 @@ func TestDamaged(t *testing.T) {
 // TestUnifiedImage has objcopy put a unified kernel image together from systemd's
 // stub, as systemd-stub(7) says, and read it apart again: both must agree.
 func TestUnifiedImage(t *testing.T) {
-	stub := filepath.Join("/usr/lib/systemd/boot/efi", "linuxx64.efi.stub")
-	if dir := os.Getenv("H2K_SYSTEMD_BOOT_EFI"); dir != "" {
-		stub = filepath.Join(dir, "linuxx64.efi.stub")
-	}
+	const stub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 	if _, err := os.Stat(stub); err != nil {
-		t.Skipf("no stub (package systemd-boot-efi): %v", err)
+		if os.Getenv("CI") != "" {
+			t.Fatal("systemd's stub is needed (package systemd-boot-efi)")
+		}
+		t.Skip("systemd's stub is not installed (package systemd-boot-efi)")
 	}
 	dir := t.TempDir()
 	contents := map[string]string{
@@ -143,6 +143,35 @@ func TestUnifiedImage(t *testing.T) {
 		}
 	}
 	compareWithLibrary(t, uki, img)
+}
+
+// TestSigned has programs of Debian: GRUB's image is signed, systemd-boot is not.
+func TestSigned(t *testing.T) {
+	for name, want := range map[string]bool{
+		"/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": true,
+		"/usr/lib/systemd/boot/efi/systemd-bootx64.efi":      false,
+	} {
+		f, err := os.Open(name)
+		if err != nil {
+			if os.Getenv("CI") != "" {
+				t.Fatalf("the packages grub-efi-amd64-signed and systemd-boot-efi are needed: %v", err)
+			}
+			t.Skipf("package grub-efi-amd64-signed or systemd-boot-efi: %v", err)
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		img, err := Read(f, info.Size())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if img.Signed != want {
+			t.Errorf("%s: signed %v", name, img.Signed)
+		}
+		compareWithLibrary(t, name, img)
+	}
 }
 
 // compareWithLibrary holds that Go's own reader, which is not made for hostile
