@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
@@ -50,13 +51,18 @@ func chooseKernel(p *planner) error {
 		p.note("kernel %s is the best there is, but %s: its disk is attached to %s. On virtio it would be faster: install %s",
 			best.Version, best.Unfit, strings.ToUpper(best.Buses[0]), packageFor(p.facts))
 	}
-	if xen := p.defaultEntry(); best.Default && (xen == nil || !xen.Xen) {
+	old := p.defaultEntry()
+	if best.Default && (old == nil || !old.Xen) {
 		return nil
 	}
 	if err := p.makeDefault(best); err != nil {
 		return &fixes.FatalError{Err: err}
 	}
 	p.note("the boot loader starts kernel %s from now on", best.Version)
+	if old != nil {
+		// A paravirtualized guest of Xen's does not start with another kernel.
+		p.note("the entry that was the default, %q, stays in the menu: choose it, or undo the repair, if the guest has to start once more where it came from", cmp.Or(old.Title, old.Name))
+	}
 	defaultPackage(p, best)
 	return nil
 }

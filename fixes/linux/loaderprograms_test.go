@@ -74,7 +74,9 @@ func archiveOf(t *testing.T, names []string) []byte {
 	t.Helper()
 	var members []cpio.Member
 	for _, name := range names {
-		members = append(members, cpio.File(name, []byte("x")))
+		if fs.ValidPath(name) && name != "." {
+			members = append(members, cpio.File(name, []byte("x")))
+		}
 	}
 	var b bytes.Buffer
 	if err := cpio.Write(&b, members); err != nil {
