@@ -5,6 +5,21 @@ import (
 	"testing"
 )
 
+// A machine without PCI Express has its disks on two cables of IDE.
+func TestOldMachine(t *testing.T) {
+	m, err := newMachine(Config{Machine: "pc", NICModel: "e1000", Bus: SATA, Firmware: BIOS, NICs: []string{""}, CPUs: 1, Memory: 1 << 20,
+		Disks: []Disk{{Socket: "/a"}, {Socket: "/b"}, {Socket: "/c"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := strings.Join(m.args, " ")
+	for _, want := range []string{"-M pc ", "ide-hd,bus=ide.0,unit=0,drive=disk0", "ide-hd,bus=ide.0,unit=1,drive=disk1", "ide-hd,bus=ide.1,unit=0,drive=disk2", "e1000,netdev=net0"} {
+		if !strings.Contains(args, want) {
+			t.Errorf("%s is not in %s", want, args)
+		}
+	}
+}
+
 // The disk that the machine boots from comes first, the others in their order;
 // none changes its place on the bus.
 func TestBootOrder(t *testing.T) {

@@ -43,6 +43,8 @@ func Inspect(tree guest.FS, given guest.Facts) *guest.Facts {
 type finder struct {
 	tree  guest.FS
 	facts *guest.Facts
+	// bootFiles are the files that boot entries name, where they were found.
+	bootFiles map[string]string
 }
 
 func (f *finder) warn(format string, args ...any) {

@@ -25,8 +25,14 @@ func (f *finder) menu() {
 	default:
 		f.grubMenu()
 	}
+	images := map[string]int{} // places in Kernels, by the real name
+	for i, k := range f.facts.Kernels {
+		if real, err := guest.Resolve(f.tree, k.Image); err == nil {
+			images[real] = i
+		}
+	}
 	for i := range l.Entries {
-		f.enter(&l.Entries[i])
+		f.enter(&l.Entries[i], images)
 	}
 	f.chooseDefault()
 }
@@ -35,10 +41,10 @@ func (f *finder) menu() {
 func (f *finder) offer(file, name string, e bootmenu.Entry, isDefault bool, bases ...string) {
 	out := guest.BootEntry{File: file, Name: name, Title: e.Title, Version: e.Version, Xen: e.Xen, Default: isDefault}
 	out.Image = f.bootFile(e.Kernel, bases...)
-	for _, initrd := range e.Initrds {
-		// Of several the last is the system's; microcode stands before it.
-		if found := f.bootFile(initrd, bases...); found != "" {
-			out.Initramfs = found
+	// Of several the last is the system's; microcode stands before it.
+	for _, initrd := range slices.Backward(e.Initrds) {
+		if out.Initramfs = f.bootFile(initrd, bases...); out.Initramfs != "" {
+			break
 		}
 	}
 	f.facts.Loader.Entries = append(f.facts.Loader.Entries, out)
@@ -46,7 +52,22 @@ func (f *finder) offer(file, name string, e bootmenu.Entry, isDefault bool, base
 
 // bootFile finds a file by what a loader calls it: on the file system that the
 // entry is about, which can be mounted on one of bases. "" is not found.
+//
+// What was found is remembered: menus name the same files again and again, and
+// looking costs a way through the network for a guest on its other end.
 func (f *finder) bootFile(name string, bases ...string) string {
+	key := name + "\x00" + strings.Join(bases, "\x00")
+	if found, ok := f.bootFiles[key]; ok {
+		return found
+	}
+	if f.bootFiles == nil {
+		f.bootFiles = map[string]string{}
+	}
+	f.bootFiles[key] = f.lookFor(name, bases)
+	return f.bootFiles[key]
+}
+
+func (f *finder) lookFor(name string, bases []string) string {
 	name = name[strings.LastIndexByte(name, ')')+1:] // (hd0,0)/vmlinuz
 	name = strings.TrimPrefix(path.Clean("/"+strings.ReplaceAll(name, `\`, "/")), "/")
 	for name != "" {
@@ -239,8 +260,9 @@ func (f *finder) syslinuxMenu() {
 		data = slices.Concat(data, []byte("\n"), included)
 	}
 	c := bootmenu.ParseSyslinux(data)
-	for _, e := range c.Entries {
-		f.offer(name, e.ID, e, e.ID == c.Default, path.Dir(name), "boot", ".")
+	chosen := slices.IndexFunc(c.Entries, func(e bootmenu.Entry) bool { return e.ID == c.Default })
+	for i, e := range c.Entries {
+		f.offer(name, e.ID, e, i == chosen, path.Dir(name), "boot", ".")
 	}
 }
 
@@ -256,7 +278,7 @@ func (f *finder) config(names ...string) string {
 
 // enter finds the kernel of an entry, and makes it one where it has its own copy
 // of a kernel: on the ESP, beside an initramfs of its own.
-func (f *finder) enter(e *guest.BootEntry) {
+func (f *finder) enter(e *guest.BootEntry, images map[string]int) {
 	if e.Image == "" || strings.Contains(path.Base(e.Image), "rescue") {
 		return
 	}
@@ -264,11 +286,8 @@ func (f *finder) enter(e *guest.BootEntry) {
 	if err != nil {
 		return
 	}
-	for i := range f.facts.Kernels {
+	if i, ok := images[real]; ok {
 		k := &f.facts.Kernels[i]
-		if at, err := guest.Resolve(f.tree, k.Image); err != nil || at != real {
-			continue
-		}
 		e.Image, e.Version = k.Image, k.Version
 		// Without an entry the image was found by its name.
 		if e.Initramfs != "" && (len(k.Entries) == 0 || e.Default) {
@@ -283,6 +302,7 @@ func (f *finder) enter(e *guest.BootEntry) {
 		return
 	}
 	e.Version = version
+	images[real] = len(f.facts.Kernels)
 	f.facts.Kernels = append(f.facts.Kernels, guest.Kernel{
 		Version: version, Image: e.Image, Initramfs: e.Initramfs, Modules: modules, Entries: []string{e.Name},
 	})

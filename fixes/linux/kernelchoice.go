@@ -59,7 +59,8 @@ func chooseKernel(p *planner) error {
 		return &fixes.FatalError{Err: err}
 	}
 	p.note("the boot loader starts kernel %s from now on", best.Version)
-	if old != nil {
+	p.clearNextEntry()
+	if old != nil && !p.exists("boot/photon.cfg") {
 		// A paravirtualized guest of Xen's does not start with another kernel.
 		p.note("the entry that was the default, %q, stays in the menu: choose it, or undo the repair, if the guest has to start once more where it came from", cmp.Or(old.Title, old.Name))
 	}
@@ -86,12 +87,15 @@ func (p *planner) defaultEntry() *guest.BootEntry {
 	return nil
 }
 
-// entryOf is the first entry that starts a kernel by itself.
+// entryOf is the first entry that starts a kernel by itself, and can be told from
+// those before it by its name.
 func (p *planner) entryOf(k *guest.Kernel) *guest.BootEntry {
+	named := map[string]bool{}
 	for i, e := range p.facts.Loader.Entries {
-		if e.Image == k.Image && !e.Xen {
+		if e.Image == k.Image && !e.Xen && !named[e.Name] {
 			return &p.facts.Loader.Entries[i]
 		}
+		named[e.Name] = true
 	}
 	return nil
 }
@@ -107,7 +111,7 @@ func (p *planner) makeDefault(k *guest.Kernel) error {
 	}
 	e := p.entryOf(k)
 	if e == nil {
-		return &KernelError{fmt.Sprintf("kernel %s runs on KVM and the default one does not, but no boot entry starts it: "+
+		return &KernelError{fmt.Sprintf("kernel %s runs on KVM and the default one does not, but no boot entry starts it, or none with a name of its own: "+
 			"on the source, have its package or the boot loader's tool make one, and make it the default", k.Version)}
 	}
 	switch p.facts.Loader.Kind {
@@ -229,6 +233,25 @@ func (p *planner) savedDefault(e *guest.BootEntry) error {
 	return nil
 }
 
+// clearNextEntry takes back what grub-reboot(8) chose for the next boot: it was
+// chosen for the old machine.
+func (p *planner) clearNextEntry() {
+	for _, name := range p.once(p.environments()) {
+		data, ok := p.pending(name)
+		env, whole := bootmenu.ParseEnv(data)
+		if !ok || !whole {
+			continue
+		}
+		if next, _ := env.Get("next_entry"); next != "" {
+			env.Set("next_entry", "")
+			if block, ok := env.Bytes(); ok {
+				p.note("%s: the next boot would have started %q; not any more", name, next)
+				p.amend(name, data, block)
+			}
+		}
+	}
+}
+
 func (p *planner) isTitle(saved string) bool {
 	return saved != "" && slices.ContainsFunc(p.facts.Loader.Entries, func(e guest.BootEntry) bool { return e.Title == saved && e.Name != saved })
 }
@@ -244,6 +267,7 @@ func photonKernel(p *planner, k *guest.Kernel) bool {
 		data, _ := p.read(name)
 		if v := shellvars.Parse(data).Last("photon_linux"); name != link && v != nil && path.Base(v.Value) == path.Base(k.Image) {
 			if to, err := p.fs.ReadLink(link); err != nil || to != path.Base(name) {
+				p.note("%s led to %s, and leads to %s from now on", link, to, path.Base(name))
 				p.changes = append(p.changes, fixes.Symlink{Name: link, To: path.Base(name)})
 			}
 			return true

@@ -83,6 +83,7 @@ func TestDefaultIsChanged(t *testing.T) {
 		"a number":                    {"-- boot/grub/grub.cfg --\nset default=\"0\"\n" + entries, "", "boot/grub/grub.cfg", "set default=\"first\"\n" + entries},
 		"none named":                  {"-- boot/grub/grub.cfg --\n" + entries, "", "boot/grub/grub.cfg", "set default=\"first\"\n" + entries},
 		"saved":                       {"-- boot/grub/grub.cfg --\nset default=\"${saved_entry}\"\n" + entries + "-- boot/grub/grubenv --\n" + block + "\n", "", "boot/grub/grubenv", "saved_entry=first\n"},
+		"chosen for one boot":         {"-- boot/grub/grub.cfg --\nset default=\"0\"\n" + entries + "-- boot/grub/grubenv --\n" + strings.Replace(block, "saved_entry=two\n#", "next_entry=two\n##", 1) + "\n", "", "boot/grub/grubenv", "next_entry=\n"},
 		"saved by title":              {"-- boot/grub/grub.cfg --\nset default=\"${saved_entry}\"\nmenuentry 'II' --id two {\n\tlinux /boot/vmlinuz-2 ro\n}\n" + entries[strings.Index(entries, "menuentry 'one'"):] + "-- boot/grub/grubenv --\n" + strings.Replace(block, "=two\n#", "=II\n##", 1) + "\n", "", "boot/grub/grubenv", "saved_entry=one\n"},
 		"saved, without a block":      {"-- boot/grub/grub.cfg --\nset default=\"${saved_entry}\"\n" + entries, "", "boot/grub/grubenv", "saved_entry=first\n"},
 		"systemd-boot":                {bls + "-- efi/EFI/systemd/systemd-bootx64.efi --\n", "efi", "efi/loader/loader.conf", "default a-1.conf\n"},

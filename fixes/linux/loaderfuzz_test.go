@@ -22,6 +22,7 @@ func FuzzLoaders(f *testing.F) {
 	f.Add("linux /vmlinuz-2\noptions root=/dev/sda1", uint8(4))
 	f.Add("photon_linux=vmlinuz-1\nphoton_cmdline=a", uint8(5))
 	f.Add("GRUB_DEFAULT=0", uint8(6))
+	f.Add("label 0\nlabel 0\nlinux vmlinuz-1", uint8(2))
 	f.Add("uki\n.linux x\n.cmdline root=/dev/sda1\n.initrd a", uint8(7))
 	names := []string{"boot/grub/grub.cfg", "boot/grub/menu.lst", "boot/extlinux.conf", "efi/loader/loader.conf", "efi/loader/entries/a.conf",
 		"boot/linux.cfg", "etc/default/grub", "efi/EFI/Linux/a.efi", "boot/grub/grubenv", "boot/grub/default"}

@@ -41,11 +41,16 @@ func (a *app) showGuest(g *api.GuestFacts) {
 		{"network", strings.Join(g.Network, ", "), ""},
 	}
 	for _, k := range g.Kernels {
-		note := ""
+		note := k.Unfit
 		if k.Default {
-			note = "default"
+			note = strings.TrimSuffix("default, "+note, ", ")
 		}
 		rows = append(rows, []string{"kernel", k.Version, note})
+	}
+	for _, need := range []string{g.Needs.CPU, g.Needs.Machine, g.Needs.Virtio, g.Needs.NIC} {
+		if need != "" {
+			rows = append(rows, []string{"needs", need, ""})
+		}
 	}
 	for _, n := range g.NICs {
 		rows = append(rows, []string{"NIC", n.Name, strings.TrimSpace(n.MAC + " " + from(n.From))})
