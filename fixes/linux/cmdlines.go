@@ -54,6 +54,7 @@ type cmdlineFile struct {
 // can change.
 func (p *planner) cmdlineFiles() []cmdlineFile {
 	var grub, legacy, bls, syslinux []string
+	lilo := []string{"etc/lilo.conf", "etc/elilo.conf", "etc/zipl.conf"}
 	for _, dir := range []string{"boot/grub", "boot/grub2"} {
 		grub = append(grub, path.Join(dir, "grub.cfg"), path.Join(dir, "custom.cfg"))
 		legacy = append(legacy, path.Join(dir, "menu.lst"), path.Join(dir, "grub.conf"))
@@ -66,7 +67,8 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 	for _, esp := range esps {
 		for _, vendor := range p.list(path.Join(esp, "EFI"), "") {
 			grub = append(grub, path.Join(vendor, "grub.cfg"))
-			legacy = append(legacy, path.Join(vendor, "grub.conf"))
+			legacy = append(legacy, p.list(vendor, ".conf")...)
+			lilo = append(lilo, path.Join(vendor, "elilo.conf"))
 		}
 		bls = append(bls, p.list(path.Join(esp, "loader/entries"), ".conf")...)
 	}
@@ -96,7 +98,7 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 		names   []string
 		rewrite func(string, []byte, editLine) []byte
 	}{
-		{grub, inGrubConfig}, {legacy, inGrubLegacy}, {bls, inBLS}, {syslinux, inSyslinux},
+		{grub, inGrubConfig}, {lilo, inLilo}, {legacy, inGrubLegacy}, {bls, inBLS}, {syslinux, inSyslinux},
 		{env, inGrubEnv}, {photon, inPhoton}, {shell, inShell}, {plain, inPlain},
 		{[]string{"etc/lilo.conf", "etc/zipl.conf"}, inLilo}, {[]string{"etc/sysconfig/bootloader"}, inBootloader},
 	} {
