@@ -213,6 +213,9 @@ func (r *run) bootConfig(bus, work string) validate.Config {
 	if g := r.report.Guest; g != nil {
 		cfg.Machine, cfg.NICModel = g.Needs.Machine, validateNIC(g.Needs.NIC)
 	}
+	for _, k := range r.keys {
+		cfg.Keys = append(cfg.Keys, k.Value)
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultBootTimeout
 	}

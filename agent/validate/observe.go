@@ -63,11 +63,12 @@ type observer struct {
 	suspected time.Time // when a final text was first seen
 	login     time.Time // when a login prompt was first seen
 	quiet     idleness
+	typist    *typist
 }
 
 func newObserver(cfg Config, console *os.File) *observer {
 	o := &observer{cfg: cfg, console: console, text: &stream{}, firmware: &stream{}, clean: newCleaner(), book: newRulebook(),
-		reports: make(chan watch.Report, 16)}
+		reports: make(chan watch.Report, 16), typist: newTypist(cfg.Keys)}
 	o.serial = io.MultiWriter(console, o.text)
 	f, err := loadFont(vgaBIOSes())
 	if err != nil {
@@ -139,6 +140,7 @@ func (o *observer) wait(ctx context.Context, vm *qemu.VM) (api.Verdict, error) {
 			return o.late(fmt.Sprintf("not up after %v", o.cfg.Timeout)), nil
 		case <-tick.C:
 			o.look(ctx, vm, false)
+			o.unlock(ctx, vm)
 			if v, final := o.decide(time.Now()); final {
 				return v, nil
 			}
@@ -178,7 +180,7 @@ func upLine(r watch.Report) string {
 }
 
 func (o *observer) verdict(state api.VerdictState, why string, r *watch.Report) api.Verdict {
-	v := api.Verdict{Bus: o.cfg.Bus, State: state, Why: why}
+	v := api.Verdict{Bus: o.cfg.Bus, State: state, Why: o.typist.hide(why)}
 	if r != nil {
 		v.FailedUnits = r.Failed
 		for _, i := range r.Interfaces {
@@ -199,6 +201,12 @@ func (o *observer) look(ctx context.Context, vm *qemu.VM, now bool) {
 		}
 	}
 	o.quiet.note(time.Now(), o.activity(ctx, vm))
+}
+
+// unlock answers a guest that asks for a passphrase.
+func (o *observer) unlock(ctx context.Context, vm *qemu.VM) {
+	serial, _ := o.text.text(o.clean)
+	o.typist.answer(ctx, vm, serial, o.screen, o.cfg.Progress)
 }
 
 // judgeAll judges every source; the serial line first, as it scrolls nothing away.
@@ -229,6 +237,9 @@ func (o *observer) decide(now time.Time) (api.Verdict, bool) {
 	}
 	if v, final := o.decideLogin(now); final {
 		return v, true
+	}
+	if why := o.typist.stuck(now); why != "" {
+		return o.verdict(api.Timeout, why, o.alive), true
 	}
 	if d := o.quiet.since(now); d > idleLimit {
 		return o.late(fmt.Sprintf("nothing has happened for %v", d.Round(time.Second))), true

@@ -18,6 +18,7 @@ import (
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/agent/qemu"
+	"hyper2kvm/agent/secret"
 )
 
 // The buses that a guest's disks can be attached to.
@@ -63,6 +64,8 @@ type Config struct {
 	Memory   int64    // bytes; 0 is 2 GiB
 	CPUs     int      // 0 is 2
 	Timeout  time.Duration
+	// Keys are typed where the guest asks for the passphrase of an encrypted volume.
+	Keys []secret.Value
 	// WorkDir gets console.txt and screenshot.png, and, while the machine runs,
 	// its UEFI variables.
 	WorkDir string
@@ -151,5 +154,5 @@ func run(ctx context.Context, cfg Config, m *machine, console *os.File) (v api.V
 	}
 	err = errors.Join(err, vm.Close())
 	w.readers.Wait()
-	return v, errors.Join(err, w.finish())
+	return v, errors.Join(err, w.finish(), w.typist.hideIn(console.Name()))
 }
