@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"path"
 	"regexp"
+	"slices"
+	"strings"
 
 	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/linux/shellvars"
 )
 
 // caches removes what only remembers the old machine's devices. It stands before
@@ -24,6 +27,7 @@ func caches() fix {
 				}
 			}
 			zpoolCache(p)
+			zpoolPath(p)
 			return nil
 		},
 	}
@@ -70,4 +74,21 @@ func zpoolCache(p *planner) {
 	if hostID, ok := p.read("etc/hostid"); !ok || len(bytes.Trim(hostID, "\x00")) == 0 {
 		p.note("ZFS pools are imported by scanning; the guest has no etc/hostid, so a pool that was not exported may want zpool import -f once")
 	}
+}
+
+// zpoolPath has pools looked for in /dev, too, where that is restricted to links
+// that KVM's disks do not all have (ZPOOL_IMPORT_PATH of zfs's defaults).
+func zpoolPath(p *planner) {
+	const name = "etc/default/zfs"
+	data, ok := p.read(name)
+	if !ok {
+		return
+	}
+	file := shellvars.Parse(data)
+	for _, v := range file.Vars() {
+		if v.Name == "ZPOOL_IMPORT_PATH" && v.Value != "" && !slices.Contains(strings.Split(v.Value, ":"), "/dev") {
+			v.Value += ":/dev"
+		}
+	}
+	p.write(name, data, file.Bytes())
 }

@@ -23,8 +23,10 @@ func cryptArgs(p *planner, d devices, pl place, a *cmdline.Args) {
 			if ok {
 				now = p.renamePart(d, pl.file, device) + ":" + rest
 			}
+		case "cryptopts": // of initramfs-tools: target=…,source=…,key=…
+			now = memberOptions(p, d, pl.file, value, "source")
 		case "rootflags":
-			now = memberOptions(p, d, pl.file, value)
+			now = memberOptions(p, d, pl.file, value, "device")
 		case "rd.luks.options", "luks.options":
 			now, gone = withoutTPM(p, pl.file, value)
 		case "root", "resume":
@@ -67,12 +69,12 @@ func keyDevice(p *planner, d devices, file, value string) string {
 	return strings.Join(parts, ":")
 }
 
-// memberOptions edits device= of btrfs(5) among mount options.
-func memberOptions(p *planner, d devices, file, value string) string {
+// memberOptions edits the options that name a device: device= of btrfs(5).
+func memberOptions(p *planner, d devices, file, value, option string) string {
 	list := strings.Split(value, ",")
 	for i, o := range list {
-		if device, ok := strings.CutPrefix(o, "device="); ok {
-			list[i] = "device=" + p.renamePart(d, file, device)
+		if device, ok := strings.CutPrefix(o, option+"="); ok {
+			list[i] = option + "=" + p.renamePart(d, file, device)
 		}
 	}
 	return strings.Join(list, ",")

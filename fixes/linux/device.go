@@ -171,9 +171,9 @@ func (d devices) hidden() bool {
 	sealed, opened := 0, 0
 	for _, s := range d.facts.Filesystems {
 		switch {
-		case strings.HasPrefix(s.Volume, "luks/"):
+		case strings.HasPrefix(s.Volume, "luks/") && len(s.Within) == 0:
 			opened++
-		case s.Type == "crypto_LUKS":
+		case s.Type == "crypto_LUKS" && (s.LUKS == nil || !s.LUKS.Opened):
 			sealed++
 		}
 		if s.Type == "BitLocker" || s.Type == "zfs_member" {

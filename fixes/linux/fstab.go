@@ -102,7 +102,7 @@ func (e *fstabEditor) dependent(r *table.Row) {
 	for _, on := range e.gone {
 		for _, field := range []int{0, 1} {
 			if name := table.Unescape(r.Field(field)); strings.HasPrefix(name, on+"/") {
-				r.Set(3, withOptions(opts, "nofail"))
+				r.Set(3, withOptions(opts, slices.DeleteFunc(e.mayFail(), func(o string) bool { return o == deviceTimeout })...))
 				e.note("etc/fstab line %d: %s lies on %s, whose disk was not given; the boot goes on without it (nofail)", r.Line, name, on)
 				return
 			}
@@ -148,10 +148,27 @@ func (e *fstabEditor) missing(r *table.Row, spec, point string) {
 		e.note("etc/fstab line %d: %s (%s) is on no disk that was given; left", r.Line, spec, point)
 		return
 	}
-	r.Set(3, withOptions(opts, "nofail", deviceTimeout))
+	r.Set(3, withOptions(opts, e.mayFail()...))
+	if init := e.planner.facts.Init; init != "systemd" && init != "" && r.Len() > 5 {
+		// fsck of those days looks for the disk whatever the options say.
+		r.Set(5, "0")
+	}
 	if r.Field(3) != opts {
 		e.note("etc/fstab line %d: %s (%s) is on no disk that was given; the boot goes on without it (nofail)", r.Line, spec, point)
 	}
+}
+
+// mayFail are the options of what the boot goes on without. Programs that mount
+// without systemd hand options that they do not know to the kernel, which refuses
+// them; Ubuntu's mountall(8) waits unless told otherwise.
+func (e *fstabEditor) mayFail() []string {
+	switch {
+	case e.planner.facts.Init == "upstart" && e.like("ubuntu"):
+		return []string{"nofail", "nobootwait"}
+	case e.planner.facts.Init != "systemd" && e.planner.facts.Init != "":
+		return []string{"nofail"}
+	}
+	return []string{"nofail", deviceTimeout}
 }
 
 // options renames devices that options name.

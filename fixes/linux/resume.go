@@ -32,6 +32,9 @@ func resumeFile(p *planner, d devices, name string) {
 	}
 	file := shellvars.Parse(data)
 	for _, v := range file.Vars() {
+		if v.Name == "ROOT" && strings.HasPrefix(v.Value, "/dev/") {
+			v.Value = p.renamePart(d, name, v.Value)
+		}
 		if v.Name != "RESUME" {
 			continue
 		}
