@@ -13,10 +13,9 @@ import (
 func serviceDevices(opts Options) fix {
 	return fix{
 		id:  "linux/device-names",
-		why: "Services that name disks by order or bus address (kdump, the automounter, raw devices, smartd) fail on KVM, where the names are others.",
+		why: "Services that name disks by order or bus address (the automounter, raw devices, smartd) fail on KVM, where the names are others.",
 		plan: func(p *planner) error {
 			e := serviceEditor{planner: p, devices: opts.devices(p.facts)}
-			e.kdump()
 			e.autofs()
 			e.rawDevices()
 			e.smartd()
@@ -51,30 +50,6 @@ func (e serviceEditor) renamed(place, spec, fstype string) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-// kdump edits where kdump.conf(5) has a dump written: "raw DEVICE", or a type of
-// file system and its device.
-func (e serviceEditor) kdump() {
-	const name = "etc/kdump.conf"
-	data, ok := e.read(name)
-	if !ok {
-		return
-	}
-	file := table.Parse(data)
-	for _, r := range file.Rows() {
-		switch kind := r.Field(0); kind {
-		case "raw", "ext2", "ext3", "ext4", "xfs", "btrfs", "minix":
-			fstype := kind
-			if kind == "raw" {
-				fstype = ""
-			}
-			if link, ok := e.renamed(name, r.Field(1), fstype); ok {
-				r.Set(1, link)
-			}
-		}
-	}
-	e.write(name, data, file.Bytes())
 }
 
 // autofsPlace is a device in a map of autofs(5): a location that begins with a
