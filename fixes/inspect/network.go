@@ -196,7 +196,7 @@ func (n *names) ifcfg() {
 			if _, id, ok := strings.Cut(iface, "-id-"); ok {
 				mac, iface = id, ""
 			}
-			if t := strings.ToLower(v["TYPE"]); t == "" || t == "ethernet" {
+			if t := strings.ToLower(v["TYPE"]); t == "" || t == "ethernet" || t == "ovsport" {
 				n.saw(mac, iface, name)
 			}
 			for key, value := range v {

@@ -75,6 +75,9 @@ func visitIfcfg(v *pinVisit, data []byte) []byte {
 // softIfcfg reports whether an ifcfg file is of an interface that software
 // makes.
 func softIfcfg(f *shellvars.File) bool {
+	if v := f.Last("TYPE"); v != nil && strings.EqualFold(v.Value, "OVSPort") {
+		return false // a card, as Open vSwitch has it (README.RHEL of its package)
+	}
 	for _, key := range []string{"BONDING_MASTER", "ETHERDEVICE", "BRIDGE_PORTS", "BRIDGE", "TEAM_RUNNER", "VLAN_ID", "PHYSDEV", "TUNNEL", "DUMMY"} {
 		if v := f.Last(key); v != nil && v.Value != "" && !strings.EqualFold(v.Value, "no") && key != "BRIDGE" {
 			return true

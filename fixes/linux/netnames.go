@@ -86,7 +86,7 @@ func ifcfgNames(p *planner, add func(...string)) {
 // ifcfgPorts matches the variables that hold what an interface stands on
 // (ifcfg-vlan(5), ifcfg-bonding(5), ifcfg-bridge(5), ifcfg-team(5) of SUSE;
 // sysconfig.txt of Red Hat's initscripts).
-var ifcfgPorts = regexp.MustCompile(`^(?:PHYSDEV|ETHERDEVICE|BRIDGE_PORTS|BONDING_SLAVE_?[0-9]+|TEAM_PORT_DEVICE_?[0-9]*|MACVLAN_DEVICE)$`)
+var ifcfgPorts = regexp.MustCompile(`^(?:PHYSDEV|BOND_IFACES|ETHERDEVICE|BRIDGE_PORTS|BONDING_SLAVE_?[0-9]+|TEAM_PORT_DEVICE_?[0-9]*|MACVLAN_DEVICE)$`)
 
 func ifcfgParents(vars *shellvars.File, name string) []string {
 	var out []string
