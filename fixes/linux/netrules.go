@@ -161,8 +161,9 @@ func (n *naming) rule(file, l string) string {
 // addRules adds the cards that no rule names, in the form of udev's generator.
 func (n *naming) addRules(data []byte) []byte {
 	text := string(data)
+	natural := n.readsLinks() && n.kernelNames() && !n.hasRule("75-persistent-net-generator.rules")
 	for _, nic := range n.nics {
-		if nic.Name == "" || n.ruled[nic.Name] || n.disputed(nic.MAC) {
+		if nic.Name == "" || n.ruled[nic.Name] || n.disputed(nic.MAC) || natural && n.inPlace(nic) {
 			continue
 		}
 		if text != "" && !strings.HasSuffix(text, "\n") {
