@@ -11,7 +11,9 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"hyper2kvm/fixes/guest"
+	linuxini "hyper2kvm/fixes/linux/ini"
 	"hyper2kvm/fixes/linux/layers"
+	"hyper2kvm/fixes/linux/networkd"
 )
 
 // network lists the stacks that have a configuration and combines the NICs of
@@ -296,8 +298,8 @@ func (n *names) networkd() {
 			continue
 		}
 		match := ini(data, "Match")
-		if match.get("Kind") != "" || match.get("Virtualization") == "container" || match.get("Type") == "wlan" || len(match.values) == 0 {
-			continue // of those that systemd brings along
+		if !networkd.ForCards(linuxini.Parse(data)) {
+			continue // of those that systemd brings along, mostly
 		}
 		n.stack("networkd")
 		macs := strings.Fields(match.get("MACAddress") + " " + match.get("PermanentMACAddress"))

@@ -3,10 +3,8 @@ package linux
 import (
 	"bytes"
 	"path"
-	"strings"
 
 	"hyper2kvm/fixes"
-	"hyper2kvm/fixes/linux/ini"
 	"hyper2kvm/fixes/linux/layers"
 )
 
@@ -56,24 +54,4 @@ func (p *planner) amendOwn(name string, old, now []byte) {
 	}
 	p.note("%s is a package's; its changed copy is %s, which goes before it", name, own)
 	p.changes = append(p.changes, fixes.WriteFile{Name: own, Content: now, Attr: &attr})
-}
-
-// forCards reports whether a .network file may be about a network card: not one
-// for containers, or for what software makes (systemd.network(5), [Match]).
-func forCards(f *ini.File) bool {
-	if len(f.Values("Match", "Kind")) > 0 || len(f.Values("Match", "WLANInterfaceType")) > 0 {
-		return false
-	}
-	for _, v := range f.Values("Match", "Virtualization") {
-		if v == "container" {
-			return false
-		}
-	}
-	types := f.Values("Match", "Type")
-	for _, t := range types {
-		if t == "ether" || strings.HasPrefix(t, "!") {
-			return true
-		}
-	}
-	return len(types) == 0
 }

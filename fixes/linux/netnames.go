@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"hyper2kvm/fixes/linux/ini"
+	"hyper2kvm/fixes/linux/networkd"
 	"hyper2kvm/fixes/linux/shellvars"
 	"hyper2kvm/fixes/linux/xmltext"
 )
@@ -37,7 +38,7 @@ func configuredNames(p *planner) (names, patterns []string) {
 	ifupdownNames(p, add, virtual)
 	for _, name := range p.networkd(".network") {
 		if data, ok := p.read(name); ok {
-			if f := ini.Parse(data); forCards(f) {
+			if f := ini.Parse(data); networkd.ForCards(f) {
 				add(f.Values("Match", "Name")...)
 			}
 		}
