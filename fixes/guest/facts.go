@@ -185,6 +185,9 @@ type NIC struct {
 	Was string `json:"was,omitempty"`
 	// Addresses are the IP addresses that the source's hypervisor knew of it.
 	Addresses []string `json:"addresses,omitempty"`
+	// Made is true for an address that is not the source's: the target's card is
+	// given it so that its name can hang on it.
+	Made bool `json:"made,omitempty"`
 	// Unsure says why the card has no Name, where the guest's files give several.
 	Unsure string `json:"unsure,omitempty"`
 }

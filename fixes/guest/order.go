@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,4 +57,40 @@ func asTheyAre(n int) []int {
 		out[i] = i
 	}
 	return out
+}
+
+// CompareNames orders names as the cards were ordered: by each number in them,
+// and VMware's slots by function last. Its slot numbers are 160 + 32 × bridge +
+// 1024 × function, and the kernel names the interface after bridge and function:
+// ens160, ens192, ens224, ens256, ens161, ens193.
+func CompareNames(a, b string) int {
+	for a != "" && b != "" {
+		at, an, ar := chunk(a)
+		bt, bn, br := chunk(b)
+		if at == "ens" && bt == "ens" && an >= 160 && bn >= 160 {
+			an, bn = (an-160)%32*1024+(an-160)/32, (bn-160)%32*1024+(bn-160)/32
+		}
+		if c := cmp.Or(strings.Compare(at, bt), cmp.Compare(an, bn)); c != 0 {
+			return c
+		}
+		a, b = ar, br
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// chunk takes a text and the number behind it off the front of a name; -1 is no
+// number.
+func chunk(name string) (text string, number int, rest string) {
+	const digits = "0123456789"
+	i := strings.IndexAny(name, digits)
+	if i < 0 {
+		return name, -1, ""
+	}
+	text, rest = name[:i], strings.TrimLeft(name[i:], digits)
+	for _, c := range name[i : len(name)-len(rest)] {
+		if number < 1<<24 { // eno67109408 is the largest there is
+			number = number*10 + int(c-'0')
+		}
+	}
+	return text, number, rest
 }

@@ -202,14 +202,14 @@ HWADDR=00:50:56:aa:00:08
 	for _, n := range "12345678" {
 		plan = append(plan, guest.NIC{MAC: "00:50:56:AA:00:0" + string(n)})
 	}
-	plan[4].MAC = "" // left to inspection: the name without an address
+	plan[4].MAC = "" // left to inspection: the name without an address, which is given one
 	got := look(t, tree, guest.Facts{NICs: plan})
 	var names []string
 	for _, n := range got.NICs {
 		names = append(names, n.MAC+" "+n.Name)
 	}
 	want := []string{"00:50:56:aa:00:01 eth0", "00:50:56:aa:00:02 ens224", "00:50:56:aa:00:03 ens256", "00:50:56:aa:00:04 ens161",
-		" ens193", "00:50:56:aa:00:06 lan6", "00:50:56:aa:00:07 ens225", "00:50:56:aa:00:08 ens257"}
+		"52:54:00:c1:23:52 ens193", "00:50:56:aa:00:06 lan6", "00:50:56:aa:00:07 ens225", "00:50:56:aa:00:08 ens257"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Error(diff)
 	}

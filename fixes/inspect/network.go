@@ -31,10 +31,11 @@ func (f *finder) network() {
 	n.leases()
 	if len(f.facts.NICs) == 0 {
 		f.facts.NICs = n.traced(n.configured())
-		return
+	} else {
+		n.match()
+		n.trace()
 	}
-	n.match()
-	n.trace()
+	n.give()
 }
 
 // names is what the guest's files say of its network cards, best source first.
@@ -101,6 +102,7 @@ func (n *names) saw(mac, name, from string) {
 // address first; a name that belongs to one is not told twice.
 func (n *names) configured() []guest.NIC {
 	out := n.known
+	slices.SortStableFunc(n.loose, func(a, b guest.NIC) int { return guest.CompareNames(a.Name, b.Name) })
 	for _, l := range n.loose {
 		if !slices.ContainsFunc(n.known, func(k guest.NIC) bool { return k.Name == l.Name }) {
 			out = append(out, l)

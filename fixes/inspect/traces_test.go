@@ -3,6 +3,7 @@ package inspect_test
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,9 +128,37 @@ func TestOneNameForTwoCards(t *testing.T) {
 func TestAddressFromALease(t *testing.T) {
 	got := look(t, "-- etc/network/interfaces --\nauto ens192\niface ens192 inet dhcp\niface ens224 inet dhcp\n"+
 		"-- var/lib/dhcp/dhclient.ens192.leases --\nlease {\n  interface \"ens192\";\n  option dhcp-client-identifier 1:0:50:56:aa:0:1;\n}\n", guest.Facts{}).NICs
-	want := []guest.NIC{{MAC: cardMAC, Name: "ens192", From: "var/lib/dhcp/dhclient.ens192.leases"}, {Name: "ens224", From: "etc/network/interfaces"}}
+	want := []guest.NIC{{MAC: cardMAC, Name: "ens192", From: "var/lib/dhcp/dhclient.ens192.leases"}, {Name: "ens224", From: "etc/network/interfaces", MAC: "52:54:00:d6:d2:d3", Made: true}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestAddressesThatAreGiven holds that several cards without an address get one
+// that is the same each time and another in another guest; a single card, and
+// cards with the kernel's names, need none.
+func TestAddressesThatAreGiven(t *testing.T) {
+	macs := func(id, names string) (out []string) {
+		tree := "-- etc/machine-id --\n" + id + "\n-- etc/network/interfaces --\n"
+		for name := range strings.FieldsSeq(names) {
+			tree += "iface " + name + " inet dhcp\n"
+		}
+		for _, n := range look(t, tree, guest.Facts{}).NICs {
+			if n.Made != (n.MAC != "") {
+				t.Errorf("%+v", n)
+			}
+			out = append(out, n.MAC)
+		}
+		return out
+	}
+	a, again, b := macs("1", "ens192 ens224"), macs("1", "ens224 ens192"), macs("2", "ens192 ens224")
+	if !slices.Equal(a, again) || a[0] == "" || a[0] == a[1] || a[0] == b[0] {
+		t.Errorf("got %q, %q and %q", a, again, b)
+	}
+	for _, names := range []string{"ens192", "eth0 eth1"} {
+		if got := macs("1", names); strings.Join(got, "") != "" {
+			t.Errorf("%s got %q", names, got)
+		}
 	}
 }
 

@@ -196,7 +196,7 @@ func TestFilterSees(t *testing.T) {
 
 func TestCompareNames(t *testing.T) {
 	names := []string{"ens257", "eth10", "ens160", "ens161", "eth2", "ens224", "ens193", "ens33"}
-	slices.SortFunc(names, compareNames)
+	slices.SortFunc(names, guest.CompareNames)
 	want := "ens33 ens160 ens224 ens161 ens193 ens257 eth2 eth10"
 	if got := strings.Join(names, " "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

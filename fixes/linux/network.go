@@ -73,6 +73,9 @@ func (n *naming) find() {
 			continue
 		}
 		nic.MAC = mac
+		if nic.Made {
+			n.note("%s: its old address is not known. The card that the domain has for it is given the address %s, on which the name hangs; a domain that is made by hand has to give the same", nic.Name, mac)
+		}
 		if !cardName.MatchString(nic.Name) {
 			nic.Name = n.nameOf(nic)
 		}
@@ -92,7 +95,7 @@ func (n *naming) find() {
 			}
 		}
 	}
-	slices.SortStableFunc(names, compareNames)
+	slices.SortStableFunc(names, guest.CompareNames)
 	switch {
 	case n.blind == 0 && unnamed > 0 && unsure == 0 && unnamed == len(names):
 		n.assign(names, func(guest.NIC) bool { return true })
