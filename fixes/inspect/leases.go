@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// maxLeases bounds how many files are read of one folder: old leases pile up.
+const maxLeases = 500
+
 // leases reads what DHCP clients and cloud-init left, which ties names to
 // addresses where no configuration does.
 func (n *names) leases() {
@@ -32,7 +35,8 @@ func (n *names) leases() {
 		{"var/db/dhcpcd", n.dhcpcd},
 		{"var/lib/cloud/instance", n.cloudNetwork},
 	} {
-		for _, name := range n.list(kind.dir, "") {
+		files := n.list(kind.dir, "")
+		for _, name := range files[:min(len(files), maxLeases)] {
 			if base := path.Base(name); !strings.Contains(base, "lease") && !strings.HasSuffix(base, ".info") && base != "network-config.json" {
 				continue
 			}

@@ -17,9 +17,14 @@ const (
 	maxJournal = 12 << 20
 )
 
+// maxJournals is of how many machines journals are read; a guest has one, and
+// those that were received from others.
+const maxJournals = 4
+
 // logs looks for names and addresses of cards in the guest's logs.
 func (n *names) logs() {
-	for _, dir := range n.list("var/log/journal", "") {
+	dirs := n.list("var/log/journal", "")
+	for _, dir := range dirs[:min(len(dirs), maxJournals)] {
 		name := path.Join(dir, "system.journal")
 		for _, t := range logged(journalLines(n.tail(name, maxJournal))) {
 			// A message that comes again is stored once, so that its place tells no time.

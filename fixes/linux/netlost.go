@@ -12,7 +12,7 @@ import (
 // Bounds of the search for files that use a name or an address: a guest's etc
 // is a few thousand small files.
 const (
-	maxSearched = 4000
+	maxSearched = 4000    // files and folders
 	maxSmall    = 1 << 16 // bytes
 	maxDeep     = 5
 )
@@ -33,13 +33,13 @@ func dull() []string {
 
 func (n *naming) walk(dir string, deep int) {
 	entries, err := n.fs.ReadDir(dir)
-	if err != nil || deep == 0 {
+	if n.walked++; err != nil || deep == 0 {
 		return
 	}
 	for _, e := range entries {
 		name := path.Join(dir, e.Name())
 		switch {
-		case len(n.etc) >= maxSearched || slices.Contains(dull(), e.Name()) || strings.HasPrefix(e.Name(), "shadow"):
+		case len(n.etc)+n.walked >= maxSearched || slices.Contains(dull(), e.Name()) || strings.HasPrefix(e.Name(), "shadow"):
 		case e.IsDir():
 			n.walk(name, deep-1)
 		case e.Type().IsRegular() && !notConfig.MatchString(e.Name()):

@@ -49,6 +49,8 @@ type naming struct {
 	blind int
 	ruled map[string]bool // names that a udev rule gives already
 	etc   []string        // see small
+	// walked counts the folders that small has read.
+	walked int
 	// kernel is what kernelNames found.
 	kernel *bool
 	// nameless is true where the guest's files name no card and match no names.
