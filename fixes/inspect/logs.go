@@ -3,6 +3,7 @@ package inspect
 import (
 	"bytes"
 	"io"
+	"io/fs"
 	"iter"
 	"net/netip"
 	"path"
@@ -17,15 +18,29 @@ const (
 	maxJournal = 12 << 20
 )
 
-// maxJournals is of how many machines journals are read; a guest has one, and
-// those that were received from others.
+// maxJournals is of how many machines journals are read where the guest's own is
+// not known: beside it may lie those that were received from others.
 const maxJournals = 4
+
+// journals lists the journals to read.
+func (n *names) journals() []string {
+	const dir, file = "var/log/journal", "system.journal"
+	id, _ := n.read("etc/machine-id")
+	if own := path.Join(dir, strings.TrimSpace(string(id)), file); fs.ValidPath(own) && len(bytes.TrimSpace(id)) > 0 && n.exists(own) {
+		return []string{own}
+	}
+	var out []string
+	for _, name := range n.list(dir, "") {
+		if len(out) < maxJournals {
+			out = append(out, path.Join(name, file))
+		}
+	}
+	return out
+}
 
 // logs looks for names and addresses of cards in the guest's logs.
 func (n *names) logs() {
-	dirs := n.list("var/log/journal", "")
-	for _, dir := range dirs[:min(len(dirs), maxJournals)] {
-		name := path.Join(dir, "system.journal")
+	for _, name := range n.journals() {
 		for _, t := range logged(journalLines(n.tail(name, maxJournal))) {
 			// A message that comes again is stored once, so that its place tells no time.
 			t.from, t.source = name, fromLog
