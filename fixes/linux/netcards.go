@@ -60,7 +60,7 @@ func (n *naming) readClaims() []claim {
 	for _, k := range pinKinds(n.planner) {
 		for _, name := range n.once(k.files) {
 			data, ok := n.read(name)
-			if !ok || strings.Contains(name, "/10-hyper2kvm-") {
+			if !ok || isOurLink(name) {
 				continue
 			}
 			k.visit(&pinVisit{
@@ -86,7 +86,7 @@ func (n *naming) pins() {
 	for _, k := range pinKinds(n.planner) {
 		for _, name := range n.once(k.files) {
 			data, ok := n.pending(name)
-			if !ok || strings.Contains(name, "/10-hyper2kvm-") || strings.HasSuffix(name, ".rules") {
+			if !ok || isOurLink(name) || strings.HasSuffix(name, ".rules") {
 				continue
 			}
 			now := k.visit(&pinVisit{

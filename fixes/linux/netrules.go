@@ -166,17 +166,22 @@ func (n *naming) addRules(data []byte) []byte {
 		if nic.Name == "" || n.ruled[nic.Name] || n.disputed(nic.MAC) || natural && n.inPlace(nic) {
 			continue
 		}
-		if text != "" && !strings.HasSuffix(text, "\n") {
-			text += "\n"
-		}
 		kernel := ""
 		if isKernelName(nic.Name) && !n.readsLinks() { // there the initramfs may have renamed it
 			kernel = `KERNEL=="eth*", ` // as the generator writes it
 		}
-		text += `SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{address}=="` + nic.MAC + `", ATTR{type}=="1", ` + kernel + `NAME="` + nic.Name + "\"\n"
+		text = withRule(text, nic.Name, nic.MAC, kernel)
 	}
 	if text == "" {
 		return data
 	}
 	return []byte(text)
+}
+
+// withRule adds a rule in the form of udev's generator; kernel is one more match.
+func withRule(text, name, mac, kernel string) string {
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text + `SUBSYSTEM=="net", ACTION=="add", DRIVERS=="?*", ATTR{address}=="` + mac + `", ATTR{type}=="1", ` + kernel + `NAME="` + name + "\"\n"
 }

@@ -169,16 +169,18 @@ func checkNamed(t *testing.T, g *guest.Guest) {
 	t.Helper()
 	n := &naming{planner: &planner{fs: g.FS, facts: g.Facts}}
 	named := map[string]string{}
-	for _, c := range n.readClaims() {
-		if c.rule {
-			named[c.mac] = c.name
-		}
-	}
 	for _, name := range n.list(networkDir, ".link") {
 		data, _ := n.read(name)
 		f := ini.Parse(data)
 		for _, mac := range matchedMACs(f) {
-			named[mac] = only(f.Values("Link", "Name"))
+			if _, first := named[mac]; !first { // it alone counts
+				named[mac] = only(f.Values("Link", "Name"))
+			}
+		}
+	}
+	for _, c := range n.readClaims() {
+		if c.rule && !strings.Contains(c.file, ".link") {
+			named[c.mac] = c.name
 		}
 	}
 	n.find()

@@ -1,13 +1,11 @@
 package linux
 
 import (
-	"path"
 	"slices"
 	"strings"
 
 	"hyper2kvm/fixes/guest"
 	"hyper2kvm/fixes/linux/cmdline"
-	"hyper2kvm/fixes/linux/ini"
 )
 
 const networkDir = "etc/systemd/network"
@@ -160,7 +158,7 @@ func (n *naming) links() {
 		case isKernelName(nic.Name) && n.kernelNames() && !n.lonely(nic):
 		default:
 			// Path= matches cards alone: a VLAN or bridge has the card's address, too.
-			n.link(nic.Name, "MACAddress="+nic.MAC+"\nPath=*")
+			n.link(nic.Name, nic.MAC, "MACAddress="+nic.MAC+"\nPath=*")
 		}
 	}
 	if len(n.loose) > 0 && (n.blind > 0 || len(n.nics) == 0) {
@@ -195,32 +193,9 @@ func (n *naming) onlyCard() {
 		n.note("%s: which network card it was is not known, and there are several; not guessed", strings.Join(n.loose, ", "))
 	case isKernelName(name) && n.kernelNames(), n.ruled[name]:
 	default:
-		n.link(name, "Path=pci-*")
+		n.link(name, "", "Path=pci-*")
 		n.note("the address of the network card is not known: the guest's only card on PCI is called %s, whatever its address", name)
 	}
-}
-
-func (n *naming) link(name, match string) {
-	n.create(path.Join(networkDir, "10-hyper2kvm-"+name+".link"),
-		"# The interface keeps the name that it had before the move to KVM.\n[Match]\n"+match+"\n\n[Link]\nName="+name+"\n")
-}
-
-// linked reports whether a .link file of the guest's own names the card already.
-func (n *naming) linked(nic guest.NIC) bool {
-	for _, name := range n.networkd(".link") {
-		if strings.HasPrefix(path.Base(name), "10-hyper2kvm-") {
-			continue
-		}
-		data, ok := n.read(name)
-		if !ok {
-			continue
-		}
-		f := ini.Parse(data)
-		if slices.Contains(f.Values("Link", "Name"), nic.Name) && slices.ContainsFunc(matchedMACs(f), func(m string) bool { return n.follow(m) == nic.MAC }) {
-			return true
-		}
-	}
-	return false
 }
 
 // redHat reports whether udev's own policy overrides names from udev rules, as
