@@ -245,3 +245,17 @@ func TestLabels(t *testing.T) {
 		t.Errorf("a label outside of the tree: %v", err)
 	}
 }
+
+// TestNoLabels writes a file with a label onto a file system that has none.
+func TestNoLabels(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to mount")
+	}
+	dir := t.TempDir()
+	must(t, unix.Mount("ramfs", dir, "ramfs", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	r := open(t, dir)
+	attr := guest.Attr{Mode: 0o600, Xattrs: map[string][]byte{"security.selinux": []byte("u:r:t:s0\x00")}}
+	must(t, r.Write("file", strings.NewReader("x"), attr))
+	must(t, r.SetLabel("file", []byte("u:r:t:s0\x00")))
+}

@@ -207,7 +207,7 @@ func (p *planner) createFile(name string, content []byte, mode fs.FileMode) {
 }
 
 // plainName is what a package file may be called: its name goes into a script.
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]*$`)
+var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%:@-]*$`)
 
 func installer(p *planner, base string) (command string, ok bool) {
 	if !plainName.MatchString(base) {

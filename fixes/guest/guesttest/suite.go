@@ -35,6 +35,7 @@ func TestFS(t *testing.T, empty func() guest.FS) {
 		{"folders", testDirs},
 		{"failed write leaves the old file", testFailedWrite},
 		{"append and truncate", testAppend},
+		{"labels", testLabels},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, empty()) })
 	}
@@ -340,4 +341,35 @@ func testAppend(t *testing.T, f guest.FS) {
 	}
 	wantErr(t, "appending to a missing file", a.Append("no", strings.NewReader("x")), fs.ErrNotExist)
 	wantErr(t, "cutting a missing file", a.Truncate("no", 0), fs.ErrNotExist)
+}
+
+// testLabels is for trees that have labels, and for root, who may set them.
+func testLabels(t *testing.T, f guest.FS) {
+	l, ok := f.(guest.Labels)
+	if !ok || os.Getuid() != 0 {
+		return
+	}
+	put(t, f, "file", "x")
+	must(t, f.Symlink("file", "link"))
+	must(t, f.Symlink("/../..", "out"))
+	must(t, l.SetLabel("link", []byte("u:r:link_t:s0\x00")))
+	for name, want := range map[string]string{"link": "u:r:link_t:s0\x00", "file": ""} {
+		got, err := l.Label(name)
+		must(t, err)
+		if string(got) != want {
+			t.Errorf("the label of %s is %q, want %q", name, got, want)
+		}
+	}
+	must(t, l.SetLabel("file", []byte("u:r:file_t:s0\x00")))
+	attr, err := f.Attr("file")
+	must(t, err)
+	if got := string(attr.Xattrs[label]); got != "u:r:file_t:s0\x00" {
+		t.Errorf("the label of a file is %q among its attributes", got)
+	}
+	must(t, l.SetLabel("out/file", []byte("u:r:other_t:s0\x00")))
+	if got, err := l.Label("file"); err != nil || string(got) != "u:r:other_t:s0\x00" {
+		t.Errorf("a link above the root leads to label %q, %v", got, err)
+	}
+	_, err = l.Label("absent")
+	wantErr(t, "the label of what is not there", err, fs.ErrNotExist)
 }
