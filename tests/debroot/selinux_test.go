@@ -12,6 +12,11 @@ import (
 	"strings"
 	"testing"
 
+	"hyper2kvm/agent/mounted"
+	"hyper2kvm/fixes"
+	"hyper2kvm/fixes/guest"
+	"hyper2kvm/fixes/inspect"
+	"hyper2kvm/fixes/linux"
 	"hyper2kvm/fixes/selinux"
 )
 
@@ -107,4 +112,66 @@ func matchpathcon(t *testing.T, root, kind string, names []string) []string {
 		t.Fatalf("matchpathcon: %v: %d lines for %d names\n%s", err, len(lines), len(names), out[:min(len(out), 2000)])
 	}
 	return lines
+}
+
+// setfiles labels a whole system, or with -n tells what it would label. It needs
+// /proc, which the runner gives it.
+func setfiles(t *testing.T, r *mounted.Runner, flags ...string) string {
+	t.Helper()
+	args := []string{"setfiles", "-F"}
+	for _, skip := range []string{"/proc", "/sys", "/dev", "/run"} {
+		args = append(args, "-e", skip)
+	}
+	out, err := r.Run(t.Context(), guest.Command{Args: append(append(args, flags...), "/etc/selinux/default/contexts/files/file_contexts", "/")})
+	if err != nil {
+		t.Fatalf("setfiles: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// TestLabelsOfRepairedGuest has setfiles label a system, repairs it, and asks
+// setfiles whether anything has a wrong label then.
+func TestLabelsOfRepairedGuest(t *testing.T) {
+	dir, root := system(t)
+	run := mounted.NewRunner(root)
+	setfiles(t, run)
+	right, err := root.Label("etc/passwd")
+	if err == nil {
+		err = root.SetLabel("etc/passwd", []byte("system_u:object_r:shadow_t:s0\x00"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := setfiles(t, run, "-n", "-v"); !strings.Contains(out, "elabel") || !strings.Contains(out, "/etc/passwd") {
+		t.Fatalf("setfiles does not see a wrong label: %s", out)
+	}
+	if err := root.SetLabel("etc/passwd", right); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(t, dir)
+	g := &guest.Guest{FS: root, Run: run, Facts: inspect.Inspect(root, guest.Facts{})}
+	if g.Facts.SELinux != "permissive" {
+		t.Fatalf("SELinux is %q", g.Facts.SELinux)
+	}
+	opts := linux.Options{RemoveTools: true, Agent: linux.Package{Name: "other.deb", Content: []byte("package")}}
+	if err := root.Remove("usr/sbin/qemu-ga"); err != nil {
+		t.Fatal(err)
+	}
+	if err := fixes.Apply(t.Context(), g, plan(t, g, opts), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.Lstat("usr/local/lib/hyper2kvm/other.deb"); err != nil {
+		t.Error(err)
+	}
+	if out := setfiles(t, run, "-n", "-v"); strings.Contains(out, "elabel") {
+		t.Errorf("wrong labels:\n%s", out)
+	}
+	if _, err := fixes.Undo(t.Context(), g, fixes.UndoOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	delete(before, "usr/sbin/qemu-ga")
+	compare(t, before, snapshot(t, dir))
+	if out := setfiles(t, run, "-n", "-v"); strings.Contains(out, "elabel") {
+		t.Errorf("wrong labels after undo:\n%s", out)
+	}
 }
