@@ -56,7 +56,7 @@ func (r *Root) Write(name string, content io.Reader, attr guest.Attr) error {
 	if err == nil {
 		err = unix.Renameat(folder, temp, folder, base)
 	}
-	if err == unix.EPERM {
+	if errors.Is(err, unix.EPERM) {
 		err = replaceFixed(folder, temp, base)
 	}
 	if err != nil {

@@ -144,6 +144,10 @@ func (s *session) tryRoot(f *guest.Filesystem) (*candidate, error) {
 	return nil, errors.Join(err, s.unmount(m))
 }
 
+// errOSTree tells of a root that is a store of several: what is in /etc lies in
+// each of them.
+var errOSTree = errors.New("an OSTree system, whose deployments are not repaired: its initramfs is made for any machine and boots on virtio as it is")
+
 // identify tells the system whose root is mounted at a folder, nil for none.
 func identify(at string) (*guest.OS, error) {
 	root, err := mounted.Open(at)
@@ -155,6 +159,9 @@ func identify(at string) (*guest.OS, error) {
 		return nil, fmt.Errorf("read root folder: %w", err)
 	}
 	if !inspect.IsRoot(root) {
+		if inspect.IsOSTree(root) {
+			return nil, errOSTree
+		}
 		return nil, nil
 	}
 	os := inspect.Identify(root)

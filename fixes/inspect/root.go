@@ -63,3 +63,14 @@ func IsRoot(tree guest.FS) bool {
 		there("etc/os-release", "etc/fstab", "etc/redhat-release", "etc/SuSE-release", "etc/debian_version", "usr/lib/os-release") &&
 		there("etc/passwd", "etc/shadow", "etc/inittab", "etc/hostname", "etc/fstab", "etc/systemd")
 }
+
+// IsOSTree reports whether a tree is the store of an OSTree system, as Fedora
+// CoreOS and Silverblue are: the roots are folders deep in it (ostree-admin(1)).
+func IsOSTree(tree guest.FS) bool {
+	for _, name := range []string{"ostree/repo", "ostree/deploy"} {
+		if info, err := tree.Lstat(name); err != nil || !info.IsDir() {
+			return false
+		}
+	}
+	return true
+}

@@ -225,6 +225,9 @@ func (f *finder) tools() {
 		{"waagent", []string{"usr/sbin/waagent", "usr/bin/waagent"}},
 		{"amazon-ssm-agent", []string{"usr/bin/amazon-ssm-agent"}},
 		{"google-guest-agent", []string{"usr/bin/google_guest_agent"}},
+		{"oracle-cloud-agent", []string{"usr/libexec/oracle-cloud-agent/agent"}},
+		{"nutanix-guest-tools", []string{"usr/local/nutanix/ngt"}},
+		{"spice-vdagent", []string{"usr/sbin/spice-vdagentd", "usr/bin/spice-vdagentd"}},
 		{"cloud-init", []string{"usr/bin/cloud-init"}},
 	} {
 		for _, name := range t.files {

@@ -284,15 +284,22 @@ exit 0
 `
 
 // stageText is the script. It does nothing before the machine has the agent's
-// channel, so that the old hypervisor never runs it; what starts it goes first,
-// so that a package that does not install is tried once.
+// channel, so that the old hypervisor never installs it; the driver of a virtio
+// machine takes a moment to name it. What starts the script goes first, so that a
+// package that does not install is tried once.
 func stageText(base, install string, start []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `#!/bin/sh
 # Installs the QEMU guest agent when this machine has started on KVM.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+[ -n "$(ls /sys/bus/virtio/devices 2>/dev/null)" ] || exit 0
 modprobe virtio_console 2>/dev/null
-grep -qs org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name || exit 0
+left=10
+until grep -qs org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name; do
+	[ $left -gt 0 ] || exit 0
+	left=$((left - 1))
+	sleep 1
+done
 exec >>/var/log/%s.log 2>&1
 date
 rm -f`, stageName)

@@ -235,13 +235,24 @@ func (r *removal) propose(names []string, effects []guest.Effect) error {
 			r.changes = append(r.changes, c)
 		}
 	}
-	if kept > maxRemoved {
+	if kept > maxRemoved || kept > r.room() {
 		r.changes = nil
-		r.note("nothing was removed: undo would have to keep %d bytes of it in the guest", kept)
+		r.note("nothing was removed, but switched off: undo would have to keep %d bytes of it in the guest", kept)
 		return nil
 	}
 	r.note("removed: %s (%d files and folders)", strings.Join(names, ", "), files)
 	return nil
+}
+
+// room is what the backups of a removal may take of the root file system: half
+// of what is free there. Where nobody knows, it is as much as there may be.
+func (r *removal) room() int64 {
+	for _, m := range r.facts.Mounts {
+		if m.Point == "/" {
+			return m.Free / 2
+		}
+	}
+	return maxRemoved
 }
 
 // passing reports whether a file is nobody's property: logs, temporary files,

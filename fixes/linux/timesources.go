@@ -72,10 +72,20 @@ func chrony(p *planner) {
 // the module ptp_kvm makes.
 func keepsClock(p *planner, device string) bool {
 	device, _, _ = strings.Cut(device, ":")
-	if device == "/dev/ptp_kvm" {
+	if device == "/dev/ptp_kvm" || device == "/dev/ptp0" && loadsPTP(p) {
 		return true
 	}
 	p.note("chronyd's clock %s is the old hypervisor's and ends chronyd where it is missing: switched off; KVM's is /dev/ptp0 of the module ptp_kvm", device)
+	return false
+}
+
+// loadsPTP reports whether the guest loads KVM's clock already.
+func loadsPTP(p *planner) bool {
+	for _, name := range append([]string{"etc/modules"}, p.list("etc/modules-load.d", ".conf")...) {
+		if data, ok := p.read(name); ok && strings.Contains(uncommented(data), "ptp_kvm") {
+			return true
+		}
+	}
 	return false
 }
 

@@ -46,8 +46,10 @@ func TestAgentPackage(t *testing.T) {
 		t.Error("the agent was installed on a machine without its channel")
 	}
 	port := filepath.Join(dir, "sys/class/virtio-ports/vport1p1")
-	if err := os.MkdirAll(port, 0o755); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{port, filepath.Join(dir, "sys/bus/virtio/devices/virtio0")} {
+		if err := os.MkdirAll(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(port, "name"), []byte("org.qemu.guest_agent.0\n"), 0o644); err != nil {
 		t.Fatal(err)
