@@ -29,6 +29,8 @@ func hypervisorTools() fix {
 			for _, t := range hypervisorSets() {
 				p.leave(t)
 			}
+			p.hideAutostart("vboxclient", "prlcc")
+			sharedFolders(p)
 			xenTerminals(p)
 			kudzu(p)
 			return nil

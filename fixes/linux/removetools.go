@@ -30,8 +30,8 @@ func (removeTools) Why() string {
 	return "The tools of another hypervisor are of no use on KVM; --remove-tools has them removed instead of switched off."
 }
 
-// Applies reports whether it was asked for.
-func (f removeTools) Applies(facts *guest.Facts) bool { return facts.OS.Family == "linux" }
+// Applies reports whether the guest is Linux.
+func (removeTools) Applies(facts *guest.Facts) bool { return facts.OS.Family == "linux" }
 
 // Bounds of what a removal may change, in bytes: written into the guest, and
 // kept in it for undo.

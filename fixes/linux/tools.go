@@ -16,6 +16,7 @@ func tools() fix {
 		why: "VMware's guest tools have no use on KVM, and modules of theirs that cannot be loaded make a failed unit.",
 		plan: func(p *planner) error {
 			maskTools(p)
+			p.hideAutostart("vmware-user", "vmware-user-autostart")
 			vmwareModules(p)
 			vmwareRepos(p)
 			missingDrivers(p)
