@@ -38,6 +38,10 @@ func (r *run) inHelper(ctx context.Context, disks []*overlay.Overlay, plan *api.
 }
 
 func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*api.Report, error) {
+	sub := *plan
+	if err := sub.Fix.LoadAgent(); err != nil {
+		return nil, err
+	}
 	start := time.Now()
 	vm, err := helper.Start(ctx, helper.Config{ImageDir: r.cfg.ImageDir, Disks: disks, Memory: r.cfg.Memory, Unlocks: len(r.keys) > 0})
 	if err != nil {
@@ -48,14 +52,10 @@ func (r *run) inVM(ctx context.Context, disks []helper.Disk, plan *api.Plan) (*a
 		r.notice(plan.Stages[0], "the helper VM runs on %s", accel)
 	}
 	r.spend("helper VM ready", time.Since(start).Seconds())
-	sub := *plan
 	// What is written, and how, is decided out here.
 	sub.Sources, sub.Target = nil, api.Target{}
 	sub.Machine.SecureBoot, sub.Machine.BootDisk = "", 0
 	sub.Keys = nil
-	if err := sub.Fix.LoadAgent(); err != nil {
-		return nil, errors.Join(err, vm.Close())
-	}
 	for i := range disks {
 		sub.Sources = append(sub.Sources, api.Source{Path: vm.Device(i), Format: "raw"})
 	}

@@ -79,7 +79,8 @@ func TestConvertMakesThePlanOfItsFlags(t *testing.T) {
 	r := &recorder{}
 	got := run(t, r, "convert", "web.vmdk", "-o", "web.qcow2", "--validate", "--bus", "sata", "--mac", "00:50:56:AB:00:01",
 		"--network", "lan", "--memory", "1024", "--skip", "linux/console", "--compress", "zstd", "--force", "--verify",
-		"--initramfs", "inject", "--root", "1234", "--firmware", "uefi", "--cpus", "4", "--devices", "partuuid", "--timeout", "60")
+		"--initramfs", "inject", "--root", "1234", "--firmware", "uefi", "--cpus", "4", "--devices", "partuuid", "--timeout", "60",
+		"--remove-tools", "--agent-package", "qga.rpm")
 	if got.code != 0 {
 		t.Fatalf("exit %d\n%s", got.code, got.errOut)
 	}
@@ -88,7 +89,8 @@ func TestConvertMakesThePlanOfItsFlags(t *testing.T) {
 		Sources: []api.Source{{Path: filepath.Join(wd, "web.vmdk")}},
 		Stages:  []api.Stage{api.Inspect, api.Fix, api.Convert, api.Validate},
 		Machine: api.Machine{Firmware: "uefi", Memory: 1 << 30, CPUs: 4, NICs: []api.MachineNIC{{MAC: "00:50:56:ab:00:01", Network: "lan"}}},
-		Fix:     api.FixOptions{Skip: []string{"linux/console"}, Devices: "partuuid", Initramfs: "inject", Root: "1234"},
+		Fix: api.FixOptions{Skip: []string{"linux/console"}, Devices: "partuuid", Initramfs: "inject", Root: "1234",
+			RemoveTools: true, AgentPackage: filepath.Join(wd, "qga.rpm")},
 		Target: api.Target{Path: filepath.Join(wd, "web.qcow2"), Format: "qcow2", Compress: "zstd", Force: true, Verify: true,
 			Domain: true},
 		Validate: api.ValidateOptions{Buses: []string{"sata"}, Timeout: 60},
@@ -173,6 +175,7 @@ func TestUsageErrors(t *testing.T) {
 		"convert a -o b --format qed":                 "qcow2, raw, vmdk",
 		"convert a -o b --memory lots":                "memory",
 		"convert a -o b --cpus -3":                    "cpus",
+		"convert a -o b --agent-package qga.zip":      ".deb, .rpm or .apk",
 		"convert a -o b --bus ide":                    "virtio-blk",
 		"convert a -o b --mac 1:2":                    "00:50:56:12:34:56",
 		"convert a -o b --nonsense":                   "nonsense",
