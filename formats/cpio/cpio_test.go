@@ -141,6 +141,30 @@ func TestSegments(t *testing.T) {
 	}
 }
 
+// TestManyPlainSegments reads what Ubuntu and dracut put before the main archive:
+// microcode of two vendors, each with its trailer and padding of its own, and an
+// archive of modules that are packed one by one.
+func TestManyPlainSegments(t *testing.T) {
+	need(t, "zstd")
+	var image []byte
+	for i, files := range []map[string]string{
+		{"early_cpio": "1\n", "kernel/x86/microcode/AuthenticAMD.bin": "amd"},
+		{"kernel/x86/microcode/GenuineIntel.bin": "intel"},
+		{"usr/lib/modules/6.8.0-31-generic/kernel/drivers/block/virtio_blk.ko.zst": "packed"},
+	} {
+		image = append(image, gnu(t, files)...)
+		image = append(image, make([]byte, 512*i)...)
+	}
+	image = append(image, run(t, "", gnu(t, map[string]string{"init": "#!/bin/sh\n"}), "zstd", "-q", "-c", "-")...)
+	got, segments, err := list(image)
+	if err != nil || len(got) != 5 || got["init"] == "" || got["kernel/x86/microcode/AuthenticAMD.bin"] != "amd" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if last := segments[len(segments)-1]; last.Compression != "zstd" {
+		t.Errorf("the last segment is %+v", last)
+	}
+}
+
 // TestRealData unpacks what is neither text nor zeros: this test's own program,
 // at each program's fastest and best, so that every kind of instruction occurs.
 func TestRealData(t *testing.T) {

@@ -23,7 +23,6 @@ import (
 // without runs nothing and writes a fit image where the generator would.
 type without struct {
 	tree *guesttest.FS
-	name string
 	ran  []string
 }
 

@@ -176,6 +176,7 @@ func TestInject(t *testing.T) {
 				t.Errorf("%s holds:\n%s", toolsModules, got)
 			}
 			checkUnpacked(t, unpack(t, tree))
+			checkCpio(t, p)
 			if _, err := fixes.Undo(t.Context(), g, fixes.UndoOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -259,6 +260,35 @@ func checkUnpacked(t testing.TB, root string) {
 			if data, err := os.ReadFile(file); err != nil || !bytes.HasPrefix(data, []byte(elf)) {
 				t.Errorf("modprobe %s wants %s: %v", query, file, err)
 			}
+		}
+	}
+}
+
+// checkCpio has GNU cpio and the real decompressors list what was appended.
+func checkCpio(t testing.TB, p *fixes.Planned) {
+	t.Helper()
+	i := slices.IndexFunc(p.Results[0].Changes, func(c fixes.Change) bool { _, ok := c.(fixes.AppendFile); return ok })
+	segment := bytes.TrimLeft(p.Results[0].Changes[i].(fixes.AppendFile).Content, "\x00")
+	unpacker := "cat"
+	switch segment[0] {
+	case 0x1f:
+		unpacker = "gzip"
+	case 0x02:
+		unpacker = "lz4"
+	}
+	for _, program := range []string{unpacker, "cpio"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Logf("%s is the oracle and is not here", program)
+			return
+		}
+	}
+	if unpacker != "cat" {
+		segment = command(t, "", segment, unpacker, "-dcq")
+	}
+	list := string(command(t, "", segment, "cpio", "-t", "--quiet"))
+	for _, want := range []string{"conf/modules", modDir + "/modules.dep.bin", modDir + "/kernel/drivers/block/virtio_blk.ko"} {
+		if !strings.Contains(list, want+"\n") {
+			t.Errorf("cpio does not list %s:\n%s", want, list)
 		}
 	}
 }
