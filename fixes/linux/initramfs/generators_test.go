@@ -260,6 +260,26 @@ func TestRedHat5(t *testing.T) {
 	}
 }
 
+// TestPlaces are where in a script the lines go that load the drivers.
+func TestPlaces(t *testing.T) {
+	for _, test := range []struct{ name, script, want string }{
+		{"after the disks were looked at, but for what is needed", "#!/bin/nash\ninsmod /lib/ehci-hcd.ko\nmkblkdevs\ninsmod /lib/scsi_mod.ko\nstabilized /proc\ninsmod /lib/dm-mod.ko\n", "stabilized /proc"},
+		{"no module so far", "#!/bin/nash\nmount -t proc /proc /proc\nmkblkdevs\nmkrootdev -t ext3 /dev/root\n", "mkblkdevs"},
+		{"modprobe, and no new line at the end", "#!/bin/sh\n/sbin/modprobe ext3", ""},
+		{"not in a function", "#!/bin/sh\nload() {\n  modprobe $1\n}\nmodprobe ext3\nresume /dev/sda1\n", "resume /dev/sda1"},
+	} {
+		members := []cpio.Member{{Name: "init", Mode: cpio.TypeFile | 0o755, Data: []byte(test.script)}}
+		tree, g := newGuest(t, "mkinitrd", "gzip", members)
+		apply(t, g, Inject)
+		wantFit(t, g)
+		got := read(t, unpack(t, tree), "init")
+		rest, _ := strings.CutPrefix(got, test.script[:strings.LastIndex(test.script, test.want)])
+		if _, tail, ok := strings.Cut(rest, "virtio_scsi"); !ok || test.want != "" && !strings.Contains(tail, "\n"+test.want) || strings.Contains(got, "ext3echo") {
+			t.Errorf("%s:\n%s", test.name, got)
+		}
+	}
+}
+
 // TestOldKernelLeavesTheEnd: before 2.6.21 a shorter file does not replace all of
 // a longer one.
 func TestOldKernelLeavesTheEnd(t *testing.T) {

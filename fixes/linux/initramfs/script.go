@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"hyper2kvm/formats/cpio"
@@ -46,29 +47,33 @@ func (c *checked) loadScripted(added []*kmod.Module) (cpio.Member, error) {
 	if !ok {
 		return cpio.Member{}, fmt.Errorf("%s has no script that loads modules", c.img.name)
 	}
-	at, indent, err := c.place(old)
+	at, command, err := c.place(old)
 	if err != nil {
 		return cpio.Member{}, err
 	}
-	now := string(old[:at]) + c.insertions(added, indent) + string(old[at:])
+	now := withNewline(string(old[:at])) + c.insertions(added, command) + string(old[at:])
 	return cpio.Member{Name: name, Mode: c.img.members[name].mode, Data: []byte(now)}, nil
 }
 
-// place finds where in a script the lines go.
+// place finds where in a script the lines go, and with which command it loads a
+// module.
 func (c *checked) place(script []byte) (at int, command string, err error) {
-	command = "insmod"
+	needed := c.needed()
+	closed := false
 	for _, m := range insert.FindAllSubmatchIndex(script, -1) {
-		last := m[1]
-		command = strings.Fields(string(script[m[0]:m[1]]))[0]
-		// Behind some driver the script may look at the disks, and then load
-		// what lies on them: md, dm, a file system. The first group counts.
-		at = last
-		if next := insert.FindIndex(script[last:]); next == nil || search.Match(script[last:last+next[0]]) {
-			return at, command, nil
+		// Behind some driver the script looks at the disks, and then may load
+		// what lies on them: md, dm, a file system. The group before counts, but
+		// for what our drivers need.
+		closed = closed || at > 0 && search.Match(script[at:m[0]])
+		if !closed || slices.Contains(needed, kmod.Name(string(script[m[2]:m[3]]))) {
+			at, command = m[1], strings.Fields(string(script[m[0]:m[1]]))[0]
 		}
 	}
+	if at > 0 {
+		return at, command, nil
+	}
 	if first := search.FindIndex(script); first != nil {
-		return first[0], command, nil
+		return first[0], "insmod", nil
 	}
 	return 0, "", fmt.Errorf("%s: nobody knows where its script could load a driver", c.img.name)
 }
