@@ -20,8 +20,8 @@ RUN_PACKAGES   := qemu-system-x86 ovmf
 IMAGE_PACKAGES := lvm2 cryptsetup-bin mdadm ntfs-3g e2fsprogs xfsprogs btrfs-progs dosfstools dpkg-dev
 GUEST_PACKAGES := $(shell cat tests/recipes/packages.txt)
 TEST_PACKAGES  := netplan.io qemu-utils nbdkit libnbd-bin libhivex-bin kmod cpio zstd xz-utils lz4 lzop bzip2 lzma fdisk gdisk \
-	initramfs-tools-core libvirt-clients libxml2-utils procps strace util-linux grub-common binutils systemd-boot-efi \
-	grub-efi-amd64-signed
+	initramfs-tools-core dracut-core busybox-static libvirt-clients libxml2-utils procps strace util-linux grub-common \
+	binutils systemd-boot-efi grub-efi-amd64-signed
 # libguestfs makes its appliance from a kernel in /boot, which a container lacks.
 BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,linux-image-cloud-amd64)
 

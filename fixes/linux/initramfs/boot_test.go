@@ -216,17 +216,7 @@ func TestBoot(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			_, g := l.guest(t, l.standIn(t, test.compression, test.init, test.files))
-			c, err := check(g, g.Facts.Kernels[0])
-			if err != nil || c.layout != test.layout || len(c.missing) == 0 {
-				t.Fatalf("layout %q, missing %q, %v", c.layout, c.missing, err)
-			}
-			apply(t, g, Inject)
-			wantFit(t, g)
-			image := []byte(g.FS.(*guesttest.FS).ReadFile(t, g.Facts.Kernels[0].Initramfs))
-			if out := l.boot(t, image, test.bus, ""); !strings.Contains(out, booted) {
-				t.Errorf("it did not boot:\n%s", tailOf(out))
-			}
+			l.bootCompleted(t, l.standIn(t, test.compression, test.init, test.files), test.layout, test.bus, "")
 		})
 	}
 }
@@ -268,6 +258,39 @@ func (l *lab) standIn(t testing.TB, compression, init string, files map[string]s
 		return command(t, "", b.Bytes(), program(t, "xz"), "--check=crc32")
 	}
 	return pack(t, compression, b.Bytes())
+}
+
+// TestRealDracut has dracut make an image for a machine without virtio, completes
+// it, and boots it.
+func TestRealDracut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it boots machines")
+	}
+	l := newLab(t)
+	image := filepath.Join(t.TempDir(), "image")
+	command(t, "", nil, program(t, "dracut"), "--force", "--no-hostonly", "--no-early-microcode", "--gzip", "--kmoddir", l.modules,
+		"--modules", "base kernel-modules rootfs-block udev-rules fs-lib",
+		"--omit-drivers", "virtio virtio_ring virtio_pci virtio_pci_modern_dev virtio_pci_legacy_dev virtio_blk virtio_scsi", image, l.version)
+	data, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.bootCompleted(t, data, dracut, "scsi", "rd.shell=0")
+}
+
+// bootCompleted completes an image and boots it.
+func (l *lab) bootCompleted(t *testing.T, image []byte, want layout, bus, options string) {
+	t.Helper()
+	tree, g := l.guest(t, image)
+	c, err := check(g, g.Facts.Kernels[0])
+	if err != nil || c.layout != want || len(c.missing) == 0 {
+		t.Fatalf("layout %q, missing %q, %v", c.layout, c.missing, err)
+	}
+	apply(t, g, Inject)
+	wantFit(t, g)
+	if out := l.boot(t, []byte(tree.ReadFile(t, g.Facts.Kernels[0].Initramfs)), bus, options); !strings.Contains(out, booted) {
+		t.Errorf("it did not boot:\n%s", tailOf(out))
+	}
 }
 
 // TestRealImage completes an image that H2K_INITRAMFS_BOOT names, made by a real
