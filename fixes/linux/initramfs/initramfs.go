@@ -72,13 +72,15 @@ func (f fix) Plan(ctx context.Context, g *guest.Guest) (fixes.Proposal, error) {
 			p.note("kernel %s: %s is left as it is: %v", k.Version, k.Initramfs, err)
 		}
 	}
+	if err := p.unified(); err != nil {
+		return p.out, fmt.Errorf("plan unified kernel images: %w", err)
+	}
 	if err := p.config(); err != nil {
 		return p.out, fmt.Errorf("plan configuration of %s: %w", g.Facts.Initramfs, err)
 	}
 	if err := p.allow(); err != nil {
 		return p.out, fmt.Errorf("plan modprobe's configuration: %w", err)
 	}
-	p.unified()
 	return p.out, p.kdump()
 }
 

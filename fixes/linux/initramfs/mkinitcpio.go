@@ -27,6 +27,12 @@ func (mkinitcpioProgram) command(_ *plan, c *checked) (fixes.Command, error) {
 	return fixes.Command{Command: guest.Command{Args: args}, Touches: []string{c.img.name}}, nil
 }
 
+// makesUKI reports whether this mkinitcpio can make a unified kernel image with
+// the guest's command line: without a file for that it takes the helper VM's.
+func (mkinitcpioProgram) makesUKI(p *plan) bool {
+	return strings.Contains(p.program("usr/bin/mkinitcpio"), "--uki") && p.exists("etc/kernel/cmdline", "usr/lib/kernel/cmdline", "etc/cmdline.d")
+}
+
 // config adds to MODULES: in a drop-in, where this mkinitcpio reads those and
 // every preset lets it, else where each image has its configuration.
 func (m mkinitcpioProgram) config(p *plan) error {

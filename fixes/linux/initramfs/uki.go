@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 
+	"hyper2kvm/fixes"
 	"hyper2kvm/fixes/guest"
 )
 
@@ -110,24 +111,53 @@ func ukis(g *guest.Guest) []string {
 
 // unified says of each unified kernel image whether it will find the disks.
 // Nothing can be put into one: its parts have their places, and most are signed.
-func (p *plan) unified() {
+// One that mkinitcpio makes and nobody signs is made anew.
+func (p *plan) unified() error {
 	for _, name := range ukis(p.g) {
-		u, err := readUKI(p.g.FS, name)
-		if err != nil {
-			p.note("unified kernel image %s: %v", name, err)
-			continue
-		}
-		c, err := u.check(p.g)
+		c, u, err := checkUKI(p.g, name)
 		switch {
 		case err != nil:
 			p.note("unified kernel image %s: %v", name, err)
 		case c == nil:
 			p.note("unified kernel image %s: there are no modules of its kernel %q to check against", name, u.version)
 		case len(c.missing) > 0:
-			p.note("unified kernel image %s lacks %s and is left as it is%s: make it anew in the guest (kernel-install add, mkinitcpio -P or dracut --uefi) once the drivers are configured, or boot another entry",
-				name, strings.Join(c.missing, " "), u.seal())
+			p.learn(c)
+			p.lacking = true
+			if err := p.remake(c, u); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// remake makes a unified kernel image anew or says how that is done.
+func (p *plan) remake(c *checked, u *uki) error {
+	name := u.img.name
+	if u.signed || p.mode == Inject || p.g.Run == nil || layout(p.g.Facts.Initramfs) != mkinitcpio || !(mkinitcpioProgram{}).makesUKI(p) {
+		p.note("unified kernel image %s lacks %s and is left as it is%s: make it anew in the guest (kernel-install add, mkinitcpio -P or dracut --uefi) once the drivers are configured, or boot another entry",
+			name, strings.Join(c.missing, " "), u.seal())
+		return nil
+	}
+	if err := p.room(name, 2*u.img.size); err != nil {
+		return err
+	}
+	p.out.Changes = append(p.out.Changes, fixes.Command{
+		Command: guest.Command{Args: []string{"mkinitcpio", "-k", c.version, "-S", "autodetect", "-U", "/" + name}},
+		Touches: []string{name}, Why: name + " lacks " + strings.Join(c.missing, " "),
+	})
+	return nil
+}
+
+// checkUKI reads a unified kernel image and compares it with what it must hold;
+// its checked is nil without modules to compare with.
+func checkUKI(g *guest.Guest, name string) (*checked, *uki, error) {
+	u, err := readUKI(g.FS, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := u.check(g)
+	return c, u, err
 }
 
 func (u *uki) seal() string {

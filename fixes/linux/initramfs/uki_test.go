@@ -102,6 +102,43 @@ func TestUnifiedKernelImages(t *testing.T) {
 	}
 }
 
+// TestUnifiedKernelImageIsMadeAnew where mkinitcpio does that without a signature
+// and without the command line of another machine.
+func TestUnifiedKernelImageIsMadeAnew(t *testing.T) {
+	const name = "efi/EFI/Linux/arch-linux.efi"
+	for _, cmdline := range []bool{true, false} {
+		tree, g := newGuest(t, "mkinitcpio", "gzip", nil)
+		g.Facts.Kernels, g.Facts.Loader.ESP = nil, "efi"
+		if err := tree.Symlink("usr/lib", "lib"); err != nil {
+			t.Fatal(err)
+		}
+		tree.Put("usr/bin/mkinitcpio", []byte("#!/bin/bash\n_d_config=\n  -U, --uki\n"))
+		tree.Put(mkinitcpioMain, []byte("MODULES=()\n"))
+		tree.Put(name, unifiedKernel(false, section{".uname", []byte(version)}, section{".initrd", archive(t, vmwareImage())}))
+		run := &without{tree: tree}
+		g.Run = run
+		if cmdline {
+			tree.Put("etc/kernel/cmdline", []byte("root=UUID=1\n"))
+		}
+		p := apply(t, g, Auto)
+		want := []string{"mkinitcpio -k " + version + " -S autodetect -U /" + name}
+		if !cmdline {
+			want = nil
+			wantNotes(t, p, []string{name + " lacks virtio"})
+		}
+		if !slices.Equal(run.ran, want) {
+			t.Errorf("ran %q, want %q", run.ran, want)
+		}
+		if got := tree.ReadFile(t, mkinitcpioConf); got != comment+"MODULES+=(virtio_pci virtio_blk virtio_scsi sd_mod vmw_pvscsi)\n" {
+			t.Errorf("configured: %q", got)
+		}
+		findings, err := Verify(t.Context(), g)
+		if err != nil || len(findings) != 1 || !findings[0].Fatal() || findings[0].Kernel != version {
+			t.Errorf("%+v, %v: the guest has nothing else to start", findings, err) // the stand-in for mkinitcpio wrote none
+		}
+	}
+}
+
 func put(tree *guesttest.FS, files map[string][]byte) {
 	for name, data := range files {
 		tree.Put(name, data)

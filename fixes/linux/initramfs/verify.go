@@ -36,27 +36,41 @@ func (f Finding) String() string {
 // there. It returns what is wrong; nothing is the proof.
 func Verify(ctx context.Context, g *guest.Guest) ([]Finding, error) {
 	var out []Finding
-	for _, k := range images(g) {
+	kernels := images(g)
+	for _, k := range kernels {
 		if err := ctx.Err(); err != nil {
 			return out, err
 		}
-		if k.Initramfs == "" {
-			continue
-		}
-		f := Finding{Kernel: k.Version, Initramfs: k.Initramfs, Default: k.Default}
-		c, err := check(g, k)
-		if c == nil && err == nil {
-			continue
-		}
-		if f.Err = err; err == nil {
-			f.Missing = c.missing
-			for _, s := range c.stale {
-				f.Stale = append(f.Stale, s.Name)
-			}
-		}
-		if f.Err != nil || len(f.Missing) > 0 || len(f.Stale) > 0 {
-			out = append(out, f)
+		if k.Initramfs != "" {
+			c, err := check(g, k)
+			out = appendFinding(out, Finding{Kernel: k.Version, Initramfs: k.Initramfs, Default: k.Default, Err: err}, c)
 		}
 	}
+	unified := ukis(g)
+	for _, name := range unified {
+		if err := ctx.Err(); err != nil {
+			return out, err
+		}
+		f := Finding{Initramfs: name, Default: len(kernels) == 0 && len(unified) == 1}
+		c, u, err := checkUKI(g, name)
+		if f.Err = err; u != nil {
+			f.Kernel = u.version
+		}
+		out = appendFinding(out, f, c)
+	}
 	return out, nil
+}
+
+// appendFinding appends what is wrong with an image, if something is.
+func appendFinding(out []Finding, f Finding, c *checked) []Finding {
+	if f.Err == nil && c != nil {
+		f.Missing = c.missing
+		for _, s := range c.stale {
+			f.Stale = append(f.Stale, s.Name)
+		}
+	}
+	if f.Err == nil && len(f.Missing) == 0 && len(f.Stale) == 0 {
+		return out
+	}
+	return append(out, f)
 }
