@@ -21,7 +21,7 @@ IMAGE_PACKAGES := lvm2 cryptsetup-bin mdadm ntfs-3g e2fsprogs xfsprogs btrfs-pro
 GUEST_PACKAGES := $(shell cat tests/recipes/packages.txt)
 TEST_PACKAGES  := netplan.io qemu-utils nbdkit libnbd-bin libhivex-bin kmod cpio zstd xz-utils lz4 lzop bzip2 lzma fdisk gdisk \
 	initramfs-tools-core dracut-core busybox-static libvirt-clients libxml2-utils procps strace util-linux grub-common \
-	binutils systemd-boot-efi grub-efi-amd64-signed
+	binutils systemd-boot-efi grub-efi-amd64-signed openssh-server openssh-client sudo
 # libguestfs makes its appliance from a kernel in /boot, which a container lacks.
 BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,linux-image-cloud-amd64)
 
@@ -39,6 +39,7 @@ build: ## static binaries in bin/
 	$(GOBUILD) -o bin/h2k-agent ./agent/cmd/h2k-agent
 	$(GOBUILD) -o bin/h2k-canary ./agent/cmd/h2k-canary
 	$(GOBUILD) -o bin/h2k-image ./buildimage/cmd/h2k-image
+	$(GOBUILD) -o bin/h2k-livefix ./livefix/cmd/h2k-livefix
 
 # install asks apt for what dpkg does not have, so that a second run is quick,
 # and for new lists only where those that are there do not do.
@@ -107,10 +108,11 @@ lint: $(LINT) ## gofmt and golangci-lint
 
 man: build ## man pages in build/man
 	bin/h2k man build/man
+	bin/h2k-livefix man build/man
 
 completions: build ## shell completion in build/completions
 	@mkdir -p build/completions
-	@for s in bash zsh fish; do bin/h2k completion $$s >build/completions/h2k.$$s || exit 1; done
+	@for p in h2k h2k-livefix; do for s in bash zsh fish; do bin/$$p completion $$s >build/completions/$$p.$$s || exit 1; done; done
 
 clean: ## remove what was built; guests and tools are kept in build/
 	rm -rf bin demo build/image build/man build/completions

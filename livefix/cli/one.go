@@ -21,7 +21,6 @@ type host struct {
 	target sshguest.Target
 	fix    api.FixOptions
 	sudo   string // reference of sudo's password
-	config string // SSH configuration, "" for the one of the flags
 }
 
 // outcome is what became of one guest.

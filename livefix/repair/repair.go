@@ -246,13 +246,13 @@ func (r *run) coded(ctx context.Context, err error) error {
 	if r.Undo {
 		code, action = api.CodeUndo, "undo repair of"
 	}
-	if e, ok := errors.AsType[*api.Error](err); ok {
-		if e.Code == api.CodeLost {
-			return api.Errorf(api.CodeLost, action, r.report.Name, "%s %s: %w", e.Action, e.Object, err)
-		}
-		if ctx.Err() == nil || e.Code == api.CodeInterrupted {
-			return e
-		}
+	if ctx.Err() == nil && r.live.Lost() {
+		e := api.Errorf(api.CodeLost, action, r.report.Name, "the connection to the guest ended midway")
+		e.Detail = err.Error()
+		return e
+	}
+	if e, ok := errors.AsType[*api.Error](err); ok && (ctx.Err() == nil || e.Code == api.CodeInterrupted) {
+		return e
 	}
 	if _, ok := errors.AsType[*fixes.UnknownFixError](err); ok {
 		code = api.CodeUsage

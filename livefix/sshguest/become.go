@@ -224,7 +224,7 @@ func (r *rooter) notRoot(ctx context.Context, err error, d *dialogue) error {
 	if ctx.Err() != nil {
 		return api.NewError(api.CodeInterrupted, "become root as", r.who, ctx.Err())
 	}
-	failed, said := d.outcome()
+	said, failed := d.outcome()
 	if failed != nil {
 		return api.NewError(api.CodePrivilege, "become root as", r.who, failed)
 	}
@@ -265,10 +265,10 @@ func (d *dialogue) stop() {
 	}
 }
 
-func (d *dialogue) outcome() (error, string) {
+func (d *dialogue) outcome() (said string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.err, string(d.said.Bytes())
+	return string(d.said.Bytes()), d.err
 }
 
 // Write takes what sudo says.

@@ -149,7 +149,7 @@ func (t *timed) start() {
 		t.mu.Lock()
 		t.late = true
 		t.mu.Unlock()
-		_ = t.Conn.Close()
+		_ = t.Close()
 	})
 }
 

@@ -22,8 +22,8 @@ type files struct {
 	client  *sftp.Client
 	shell   *shell
 	base    string // the folder that is the tree's root, "" for the guest's own
-	selinux bool // labels are kept
-	xattr   bool // the guest has getfattr and setfattr
+	selinux bool   // labels are kept
+	xattr   bool   // the guest has getfattr and setfattr
 	fsync   bool
 }
 
@@ -67,8 +67,10 @@ func failedOp(op, name string, err error) error {
 	if inner, ok := errors.AsType[*fs.PathError](err); ok {
 		err = inner.Err
 	}
-	if errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, sftp.ErrSSHFxNoConnection) {
-		return lost(op, "/"+name, errors.New("the connection to the guest ended"))
+	for _, end := range []error{errEnded, sftp.ErrSSHFxConnectionLost, sftp.ErrSSHFxNoConnection, io.ErrUnexpectedEOF} {
+		if errors.Is(err, end) {
+			return lost(op, "/"+name, errEnded)
+		}
 	}
 	return &fs.PathError{Op: op, Path: name, Err: err}
 }
@@ -304,10 +306,19 @@ func (f *file) fill() error {
 	want := min(max(f.info.Size()-f.off+1, 4096), readAhead)
 	buf := make([]byte, want)
 	n, err := f.h.ReadAt(buf, f.off)
-	if errors.Is(err, io.EOF) {
-		f.end, err = true, nil
-	}
 	f.buf, f.off = buf[:n], f.off+int64(n)
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	f.end = true
+	if f.off >= f.info.Size() {
+		return nil
+	}
+	// Shorter than it was: is that so, or was something lost?
+	info, err := f.h.Stat()
+	if err == nil && info.Size() > f.off {
+		err = io.ErrUnexpectedEOF
+	}
 	return err
 }
 

@@ -24,7 +24,6 @@ const tries = 3
 type login struct {
 	hop   *hop
 	local Local
-	asked string // the user of a password that was asked for, for the error
 	agent net.Conn
 	tried []string // what was offered
 }

@@ -12,9 +12,11 @@ package sshguest
 import (
 	"context"
 	"errors"
+	"io"
 	"strings"
 
 	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
 
 	"hyper2kvm/agent/api"
 	"hyper2kvm/fixes/guest"
@@ -94,6 +96,13 @@ func (g *Guest) FS() guest.FS { return g.fs }
 // Forget drops what was remembered of files: others may have changed them.
 func (g *Guest) Forget() { g.fs.forget() }
 
+// Lost asks whether the connection has ended: an error that a reader makes of
+// half a file says nothing of that.
+func (g *Guest) Lost() bool {
+	_, _, err := g.shell.run(":")
+	return err != nil
+}
+
 // Lock keeps other sessions from writing to the guest until Close.
 func (g *Guest) Lock(ctx context.Context, notice func(string, ...any)) error {
 	return g.shell.lock(ctx, notice)
@@ -131,7 +140,7 @@ func (g *Guest) startSFTP(ctx context.Context) (*sftp.Client, error) {
 		if err != nil {
 			return nil, err
 		}
-		client, err := sftp.NewClientPipe(p.out, p.in, options...)
+		client, err := sftp.NewClientPipe(unended{p.out}, unendedWriter{p.in}, options...)
 		if err == nil {
 			// The process goes first: over a terminal it does not see the end of
 			// its input, for which the client would wait.
@@ -145,12 +154,64 @@ func (g *Guest) startSFTP(ctx context.Context) (*sftp.Client, error) {
 	}
 	if g.root.way.prefix == "" {
 		// A server inside sshd (internal-sftp).
-		if client, err := sftp.NewClient(g.conn.guest(), options...); err == nil {
-			g.close = append(g.close, client.Close)
+		if client, session, err := subsystem(g.conn.guest(), options); err == nil {
+			g.close = append(g.close, client.Close, session.Close)
 			return client, nil
 		}
 	}
 	e := api.Errorf(api.CodeGuestFiles, "reach the files of", g.root.who, "the guest has no SFTP server that root can run")
 	e.Detail = "Debian, Ubuntu, Alpine: openssh-sftp-server; RHEL, SUSE: openssh-server, openssh"
 	return nil, e
+}
+
+// subsystem asks the SSH server for its SFTP server.
+func subsystem(conn *ssh.Client, options []sftp.ClientOption) (*sftp.Client, *ssh.Session, error) {
+	session, err := conn.NewSession()
+	if err != nil {
+		return nil, nil, err
+	}
+	in, err := session.StdinPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err := session.StdoutPipe()
+	if err == nil {
+		err = session.RequestSubsystem("sftp")
+	}
+	if err != nil {
+		_ = session.Close()
+		return nil, nil, err
+	}
+	client, err := sftp.NewClientPipe(unended{out}, unendedWriter{in}, options...)
+	if err != nil {
+		_ = session.Close()
+	}
+	return client, session, err
+}
+
+// errEnded is the end of a connection. It must not be io.EOF, which the SFTP
+// client takes for the end of the file that it reads.
+var errEnded = errors.New("the connection to the guest ended")
+
+// unended is a stream whose end is an error.
+type unended struct{ io.Reader }
+
+func (u unended) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	if err == io.EOF {
+		err = errEnded
+	}
+	return n, err
+}
+
+// unendedWriter is unended for the other direction: a channel that is closed
+// answers a write with io.EOF.
+type unendedWriter struct{ io.WriteCloser }
+
+func (u unendedWriter) Write(p []byte) (int, error) {
+	n, err := u.WriteCloser.Write(p)
+	if errors.Is(err, io.EOF) {
+		err = errEnded
+	}
+	return n, err
 }
