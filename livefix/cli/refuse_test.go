@@ -58,7 +58,7 @@ mv /usr/sbin/update-initramfs.slow /usr/sbin/update-initramfs; chmod 755 /usr/sb
 	before := state(t, s)
 	w := newWire(t, s)
 	done := make(chan result, 1)
-	go func() { done <- livefix(t.Context(), t, s, "deploy", w.port(), "--yes") }()
+	go func() { done <- livefix(t.Context(), t, s, "deploy", w.Port(), "--yes") }()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat(filepath.Join(s.Root, "generating")); err == nil {
 			break
@@ -67,7 +67,7 @@ mv /usr/sbin/update-initramfs.slow /usr/sbin/update-initramfs; chmod 755 /usr/sb
 			t.Fatal("the generator was not started")
 		}
 	}
-	w.cut()
+	w.Cut()
 	(<-done).must(t, 1, "code: H2K-SSH-LOST", "run the same command again")
 	again := livefix(t.Context(), t, s, "deploy", s.Port, "--yes")
 	again.must(t, 0, "waiting", "linux/initramfs (changed)")
