@@ -31,6 +31,7 @@ import (
 //	boot/grub2/grubenv.vars    variables: the block of 1024 bytes
 //	lib/modules/K/modules.list the modules of a kernel (moduleList)
 //	boot/initrd-K.list         an initramfs (imageList)
+//	EFI/Linux/x.efi.uki        a unified kernel image (unifiedImage)
 func build(t *testing.T, files []txtar.File) *guesttest.FS {
 	t.Helper()
 	var plain []txtar.File
@@ -50,6 +51,8 @@ func build(t *testing.T, files []txtar.File) *guesttest.FS {
 		name := strings.TrimSuffix(f.Name, ext)
 		switch {
 		case path.Base(f.Name) == "modules.list":
+		case ext == ".uki":
+			made[name] = unifiedImage(t, text, kernels)
 		case ext == ".list":
 			made[name] = imageList(t, text, kernels)
 		case ext == ".vars":

@@ -105,6 +105,9 @@ var devicePath = regexp.MustCompile(`/dev/(?:disk/by-(?:id|path)/)?[A-Za-z0-9._:
 // onlySD matches a filter of LVM that lets SCSI disks through and no others.
 var onlySD = regexp.MustCompile(`(?m)^\s*(?:global_)?filter = \[ "a\|\^?/dev/sd[^"]*", "r\|\.\*\|" \]`)
 
+// address is that of a network card.
+var address = regexp.MustCompile(`\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b`)
+
 // image looks for devices that an initramfs waits for.
 func (c *checker) image(name string) {
 	file, err := c.tree.Open(name)
@@ -132,6 +135,11 @@ func (c *checker) image(name string) {
 	for member, text := range members {
 		if strings.HasSuffix(member, "lvm/lvm.conf") && c.facts.TargetBus == "virtio" && onlySD.MatchString(text) {
 			c.say("initramfs: %s of %s lets LVM see disks called sd alone", member, name)
+		}
+		for _, mac := range address.FindAllString(text, -1) {
+			if !slices.ContainsFunc(c.facts.NICs, func(n guest.NIC) bool { return strings.EqualFold(n.MAC, mac) }) {
+				c.say("initramfs: %s of %s waits for a card %s that is not there", member, name, mac)
+			}
 		}
 		for _, dev := range devicePath.FindAllString(text, -1) {
 			if _, known := c.facts.Resolve(dev); guest.Unstable(dev) || strings.HasPrefix(dev, "UUID=") && !known {
