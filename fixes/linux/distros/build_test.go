@@ -131,9 +131,9 @@ func pack(t *testing.T, how string, data []byte) []byte {
 	case ".gz", "gzip":
 		w = gzip.NewWriter(&b)
 	case ".xz", "xz":
-		w, err = xz.NewWriter(&b)
+		w, err = xz.WriterConfig{DictCap: 1 << 16}.NewWriter(&b) // the usual 8 MiB for each module take their time
 	case ".zst", "zstd":
-		w, err = zstd.NewWriter(&b)
+		w, err = zstd.NewWriter(&b, zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<16))
 	case "lz4":
 		z := lz4.NewWriter(&b)
 		w, err = z, z.Apply(lz4.LegacyOption(true))

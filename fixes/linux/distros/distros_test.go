@@ -15,9 +15,11 @@
 package distros
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -157,9 +159,11 @@ func describe(f *guest.Facts) string {
 			mark = " (default)"
 		}
 		line("kernel: %s%s: %s + %s, %s", k.Version, mark, k.Image, k.Initramfs, k.Modules)
+		b.WriteString(others(k, "version", "image", "initramfs", "modules", "default"))
 	}
 	line("initramfs: %s", f.Initramfs)
 	line("loader: %s, esp %s", f.Loader.Kind, f.Loader.ESP)
+	b.WriteString(others(f.Loader, "kind", "configs", "esp", "loaders", "entries"))
 	for _, c := range f.Loader.Configs {
 		line("  config %s", c)
 	}
@@ -174,10 +178,32 @@ func describe(f *guest.Facts) string {
 		line("fstab: %s on %s is %s", e.Spec, e.Point, e.UUID)
 	}
 	line("tools: %s", strings.Join(f.Tools, " "))
+	b.WriteString(others(f, "os", "arch", "hostname", "firmware", "init", "disks", "filesystems", "mounts", "fstab",
+		"kernels", "initramfs", "boot_loader", "network", "nics", "tools", "selinux", "target_bus", "warnings"))
 	for _, w := range f.Warnings {
 		line("warning: %s", w)
 	}
 	return regexp.MustCompile(`(?m) +$`).ReplaceAllString(b.String(), "")
+}
+
+// others prints what facts have beside those that describe knows, so that a new
+// fact of inspection is seen for every distribution.
+func others(facts any, known ...string) string {
+	data, err := json.Marshal(facts)
+	all := map[string]json.RawMessage{}
+	if err == nil {
+		err = json.Unmarshal(data, &all)
+	}
+	if err != nil {
+		return err.Error() + "\n"
+	}
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if !slices.Contains(known, key) {
+			fmt.Fprintf(&b, "  %s: %s\n", key, all[key])
+		}
+	}
+	return b.String()
 }
 
 // summary says which fix changes what.
