@@ -30,6 +30,7 @@ func Inspect(tree guest.FS, given guest.Facts) *guest.Facts {
 	f.kernels()
 	out.Initramfs = f.generator()
 	f.loader()
+	f.entryKernels()
 	f.firmware()
 	f.menu()
 	f.needs()
