@@ -28,6 +28,11 @@ const (
 	// addressWait is how long an interface that is up may stay without an
 	// address once the guest is up: DHCP clients answer late.
 	addressWait = 20 * time.Second
+	// linkWait is how long to wait for the first address of a guest none of
+	// whose interfaces is up: NetworkManager gets to them after the default
+	// target, where nothing waits for the network. A guest without a network
+	// takes as long.
+	linkWait = 10 * time.Second
 	// lingerWait is how long after the default target jobs may still run; some
 	// guests have units that wait forever.
 	lingerWait = 60 * time.Second
@@ -144,23 +149,30 @@ func settle(ctx context.Context, tell func() error) (Event, string, error) {
 	}
 }
 
-// waitForAddresses waits while an interface is up and has no address yet.
+// waitForAddresses waits while an interface may still get its address.
 func waitForAddresses(ctx context.Context) {
-	for deadline := time.Now().Add(addressWait); time.Now().Before(deadline); {
-		if !wanting(interfaces()) || sleep(ctx, tick) != nil {
+	for start := time.Now(); time.Since(start) < patience(interfaces(), "/sys/class/net"); {
+		if sleep(ctx, tick) != nil {
 			return
 		}
 	}
 }
 
-func wanting(list []Interface) bool {
+// patience is how long to wait for the addresses of the interfaces, which class
+// tells the state of.
+func patience(list []Interface, class string) time.Duration {
+	some := false
 	for _, i := range list {
-		state, err := os.ReadFile(filepath.Join("/sys/class/net", i.Name, "operstate"))
+		state, err := os.ReadFile(filepath.Join(class, i.Name, "operstate"))
 		if err == nil && strings.TrimSpace(string(state)) == "up" && !routable(i) {
-			return true
+			return addressWait
 		}
+		some = some || routable(i)
 	}
-	return false
+	if len(list) > 0 && !some {
+		return linkWait
+	}
+	return 0
 }
 
 func routable(i Interface) bool {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestReportSurvivesItsWay(t *testing.T) {
@@ -91,6 +92,33 @@ func TestOwnMachine(t *testing.T) {
 	for _, i := range r.Interfaces {
 		if i.Name == "lo" {
 			t.Error("the loopback is reported")
+		}
+	}
+}
+
+func TestPatienceForAddresses(t *testing.T) {
+	class := t.TempDir()
+	for name, state := range map[string]string{"ens192": "up", "ens224": "down"} {
+		if err := os.Mkdir(filepath.Join(class, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(class, name, "operstate"), []byte(state+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ready := Interface{Name: "ens192", Addresses: []string{"fe80::1/64", "10.0.2.50/24"}}
+	for name, test := range map[string]struct {
+		list []Interface
+		want time.Duration
+	}{
+		"has its address":                  {[]Interface{ready}, 0},
+		"the other is not used":            {[]Interface{ready, {Name: "ens224"}}, 0},
+		"up, and no address yet":           {[]Interface{{Name: "ens192", Addresses: []string{"fe80::1/64"}}}, addressWait},
+		"not even up, as NetworkManager's": {[]Interface{{Name: "ens224"}}, linkWait},
+		"no card":                          {nil, 0},
+	} {
+		if got := patience(test.list, class); got != test.want {
+			t.Errorf("%s: patience is %v, want %v", name, got, test.want)
 		}
 	}
 }
