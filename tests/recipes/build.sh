@@ -1,10 +1,12 @@
 #!/bin/bash
-# Builds a guest of tests/recipes and prints the path of its VMDK.
+# Builds a guest of tests/recipes and prints the path of its VMDK, or of the
+# folder of its disks where the recipe delivers them in other formats.
 #
 #   tests/recipes/build.sh NAME [OUTDIR]
 #
-# OUTDIR (default build/guests) gets NAME.vmdk and NAME.recipe, the hash of what
-# the guest was built from: a second run with the same recipe builds nothing.
+# OUTDIR (default build/guests) gets NAME.vmdk or NAME/, and NAME.recipe, the
+# hash of what the guest was built from: a second run with the same recipe
+# builds nothing.
 # With H2K_CACHE set, finished guests are also kept in that folder, by hash.
 # H2K_MIRROR names another Debian mirror than http://deb.debian.org/debian.
 #
@@ -19,14 +21,16 @@ recipe=$here/$name
 
 # recipe_hash covers every file that can change what comes out.
 recipe_hash() {
-	(cd "$here" && find build.sh lib.sh "$name" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) |
+	(cd "$here" && find build.sh lib.sh guest.sh "$name" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) |
 		sha256sum | cut -c1-16
 }
 
-# place gives the guest its final name in one step.
+# place gives the guest, a file or a folder, its final name.
 place() {
-	cp --reflink=auto --sparse=always "$1" "$out/.$name.vmdk.new"
-	mv -f "$out/.$name.vmdk.new" "$out/$name.vmdk"
+	rm -rf "$out/.$name.new"
+	cp -r --reflink=auto --sparse=always "$1" "$out/.$name.new"
+	rm -rf "${out:?}/$guest"
+	mv "$out/.$name.new" "$out/$guest"
 	echo "$hash" >"$out/$name.recipe"
 }
 
@@ -35,14 +39,16 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 exec 9>"$out/.$name.lock"
 flock 9
-if [ -f "$out/$name.vmdk" ] && [ "$(cat "$out/$name.recipe" 2>/dev/null)" = "$hash" ]; then
-	echo "$out/$name.vmdk"
+# A recipe that delivers its disks itself makes a folder of them.
+if grep -q '^deliver ' "$recipe/assemble.sh"; then guest=$name suffix=''; else guest=$name.vmdk suffix=.vmdk; fi
+if [ -e "$out/$guest" ] && [ "$(cat "$out/$name.recipe" 2>/dev/null)" = "$hash" ]; then
+	echo "$out/$guest"
 	exit 0
 fi
-kept=${H2K_CACHE:+$H2K_CACHE/$name-$hash.vmdk}
-if [ -n "$kept" ] && [ -f "$kept" ]; then
+kept=${H2K_CACHE:+$H2K_CACHE/$name-$hash$suffix}
+if [ -n "$kept" ] && [ -e "$kept" ]; then
 	place "$kept"
-	echo "$out/$name.vmdk"
+	echo "$out/$guest"
 	exit 0
 fi
 
@@ -54,8 +60,8 @@ if [ "$(id -u)" = 0 ]; then asroot=(); else asroot=(sudo); fi
 	bash "$here/lib.sh" "$name" "$work" "$(id -u)" >&2
 if [ -n "$kept" ]; then
 	mkdir -p "$H2K_CACHE"
-	cp --sparse=always "$work/guest.vmdk" "$kept.$$"
-	mv -f "$kept.$$" "$kept"
+	cp -r --sparse=always "$work/guest$suffix" "$kept.$$"
+	mv -fT "$kept.$$" "$kept"
 fi
-place "$work/guest.vmdk"
-echo "$out/$name.vmdk"
+place "$work/guest$suffix"
+echo "$out/$guest"

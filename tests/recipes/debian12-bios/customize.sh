@@ -2,16 +2,10 @@
 # Makes the minimal tree $1 the guest as it stood on VMware: names by /dev/sdX
 # everywhere, an initramfs with VMware's drivers alone.
 set -euo pipefail
-root=$1
 . "${BASH_SOURCE[0]%/*}/ids.sh"
-guest() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C "$@"; }
+. "${BASH_SOURCE[0]%/*}/../guest.sh"
 
-echo web01 >"$root/etc/hostname"
-printf '127.0.0.1\tlocalhost\n127.0.1.1\tweb01\n' >"$root/etc/hosts"
-echo 4f1c6f2e0d3a4b5c8e7f9a0b1c2d3e4f >"$root/etc/machine-id"
-rm -f "$root/etc/resolv.conf"
-echo 'nameserver 10.0.2.3' >"$root/etc/resolv.conf"
-echo 'root:hyper2kvm' | guest chpasswd
+named web01 4f1c6f2e0d3a4b5c8e7f9a0b1c2d3e4f
 
 # Those who may log in over the network: one whom sudo asks for a password, one
 # whom it does not. Keys are put in by the tests.
@@ -62,57 +56,16 @@ sr_mod
 ext4
 vmxnet3
 END
-version=$(cd "$root/lib/modules" && echo *)
 guest update-initramfs -c -k "$version"
 
-sed -i -e 's/^GRUB_TIMEOUT=.*/GRUB_TIMEOUT=1/' \
-	-e 's/^#GRUB_DISABLE_LINUX_UUID=.*/GRUB_DISABLE_LINUX_UUID=true/' "$root/etc/default/grub"
-grep -q '^GRUB_DISABLE_LINUX_UUID=true' "$root/etc/default/grub"
-echo 'grub-pc grub-pc/install_devices multiselect /dev/sda' | guest debconf-set-selections
-mkdir -p "$root/boot/grub/i386-pc" "$root/boot/grub/fonts"
-printf '(hd0)\t/dev/sda\n' >"$root/boot/grub/device.map"
-cp "$root"/usr/lib/grub/i386-pc/*.{mod,lst,o,img} "$root/boot/grub/i386-pc/"
-cp "$root/usr/share/grub/unicode.pf2" "$root/boot/grub/fonts/"
-guest grub-mkimage -O i386-pc -p '(,msdos1)/boot/grub' -o /boot/grub/i386-pc/core.img biosdisk part_msdos ext2
-guest grub-editenv /boot/grub/grubenv create
-
-# grub-mkconfig asks grub-probe about the machine; this is what the guest's
-# own machine answers.
-cat >"$root/tmp/grub-probe" <<END
-#!/bin/sh
-case "\$*" in
-*--target=device*) echo /dev/sda1 ;;
-*--target=disk*) echo /dev/sda ;;
-*--target=fs_uuid*) echo $ROOT_UUID ;;
-*--target=partuuid*) echo $DISK_ID-01 ;;
-*--target=fs_label*) ;;
-*--target=fs*) echo ext2 ;;
-*--target=partmap*) echo msdos ;;
-*--target=abstraction*) ;;
-*--target=compatibility_hint*) echo hd0,msdos1 ;;
-*--target=hints_string*) echo "--hint-bios=hd0,msdos1 --hint-efi=hd0,msdos1 --hint-baremetal=ahci0,msdos1 " ;;
-*--target=drive*) echo "(hd0,msdos1)" ;;
-esac
-END
-chmod 755 "$root/tmp/grub-probe"
-mv "$root/usr/sbin/grub-probe" "$root/usr/sbin/grub-probe.real"
-mv "$root/tmp/grub-probe" "$root/usr/sbin/grub-probe"
-guest update-grub
-mv "$root/usr/sbin/grub-probe.real" "$root/usr/sbin/grub-probe"
-grep -q 'root=/dev/sda1 ro' "$root/boot/grub/grub.cfg"
-
-# What a minute of waiting for a boot would otherwise be spent on.
-for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service; do
-	ln -sf /dev/null "$root/etc/systemd/system/$unit"
-done
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/locale/*
+grub_by_device
+grub_pc '(,msdos1)/boot/grub' ext2
+ROOT_DEVICE=/dev/sda1 BOOT_DEVICE=/dev/sda1 BOOT_UUID=$ROOT_UUID BOOT_FS=ext2 PARTMAP=msdos HINT=hd0,msdos1 BOOT_BELOW=/boot
+update_grub
 
 # Data that is neither zeroes nor compressible, and some that is.
 mkdir -p "$root/srv/data"
 head -c 200M /dev/urandom >"$root/srv/data/archive.bin"
 yes 'one line of a log that says little' | head -c 60M >"$root/srv/data/app.log" || true
 
-# The guest has run before: nothing of what systemd does once after /usr has
-# changed (ConditionNeedsUpdate=) is left to do.
-touch "$root/usr"
-touch "$root/etc/.updated" "$root/var/.updated"
+settled
