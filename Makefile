@@ -9,7 +9,9 @@ export H2K_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/hyper2kvm/guests
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -ldflags '$(LDFLAGS)'
-GUESTS  := debian12-bios debian13-uefi
+# The guests of the tests, and those of test-guests alone.
+GUESTS      := debian12-bios debian13-uefi trixie-sdboot bookworm-lvm bookworm-extlinux trixie-netplan
+MORE_GUESTS := bookworm-md bullseye-bios
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 LINT_VERSION := v2.15.0
@@ -29,7 +31,7 @@ BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,li
 IMAGE_SOURCES := go.mod go.sum $(shell find agent buildimage fixes formats image initramfs -name '*.go' ! -name '*_test.go')
 IMAGE         := build/image/SHA256SUMS
 
-.PHONY: help build deps deps-bench appliance guests demo test test-fast test-vendors test-debroot fuzz bench lint man completions clean
+.PHONY: help build deps deps-bench appliance guests demo test test-fast test-guests test-vendors test-debroot fuzz bench lint man completions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' Makefile
@@ -65,7 +67,7 @@ $(IMAGE): $(IMAGE_SOURCES) | build deps
 	@touch $@
 
 guests: deps ## the broken guests in build/guests, made from Debian packages
-	@for g in $(GUESTS); do tests/recipes/build.sh $$g build/guests || exit 1; done
+	@printf '%s\n' $(GUESTS) | xargs -P 2 -I{} tests/recipes/build.sh {} build/guests
 
 demo: build appliance ## repair, convert and boot a small, real, broken guest
 	bin/h2k demo -o demo
@@ -76,6 +78,10 @@ test: build appliance guests ## all tests, virtual machines included
 
 test-fast: ## tests that take no virtual machine
 	go test -short ./...
+
+test-guests: build appliance ## each guest of the matrix, dead before, booted from both buses after; long
+	@$(MAKE) --no-print-directory guests GUESTS='$(GUESTS) $(MORE_GUESTS)'
+	H2K_GUESTS=all H2K_REQUIRE_VM=1 go test -count 1 -parallel 1 -timeout 4h -run TestMatrix -v ./tests/e2e
 
 test-vendors: ## images of and for the tools of VMware and VirtualBox, fetched from Debian unstable
 	tests/vendors/fetch.sh $(dir $(H2K_CACHE))vendors

@@ -122,9 +122,9 @@ func checkOutputs(t *testing.T, dir, out, firmware string) {
 	}
 }
 
-func secondRunChangesNothing(t *testing.T, out string) {
+func secondRunChangesNothing(t *testing.T, disks ...string) {
 	t.Helper()
-	r := h2k(t, "fix", out, "--dry-run", "--json").want(t, 0)
+	r := h2k(t, append([]string{"fix", "--dry-run", "--json"}, disks...)...).want(t, 0)
 	for _, f := range r.report.Fixes {
 		if f.State != "unchanged" && f.State != "skipped" {
 			t.Errorf("a second run would change %s:\n%s", f.ID, f.Diff)
