@@ -25,7 +25,7 @@ var otherName = regexp.MustCompile(`/dev/(?:(?:sd|hd|xvd)[a-z]{1,2}[0-9]*|nvme[0
 // configuration of applications.
 func knownConfigs() []string {
 	return []string{
-		"etc/fstab", "etc/crypttab", "etc/default/grub", "etc/default/grub.d", "etc/default/grub_installdevice", "etc/mtab", "etc/lilo.conf", "etc/zipl.conf",
+		"etc/fstab", "etc/crypttab", "etc/update-extlinux.conf", "etc/default/grub", "etc/default/grub.d", "etc/default/grub_installdevice", "etc/mtab", "etc/lilo.conf", "etc/zipl.conf",
 		"etc/sysconfig/bootloader", "etc/sysconfig/rawdevices", "etc/default/rawdevices", "etc/raw", "etc/kdump.conf", "etc/smartd.conf", "etc/smartmontools/smartd.conf",
 		"etc/uswsusp.conf", "etc/initramfs-tools", "etc/dracut.conf", "etc/dracut.conf.d", "etc/kernel", "etc/cmdline.d", "etc/systemd", "etc/mdadm", "etc/mdadm.conf",
 		"etc/lvm", "etc/multipath", "etc/multipath.conf", "etc/udev", "etc/grub.conf", "etc/grub2.cfg", "etc/grub2-efi.cfg", "etc/blkid", "etc/blkid.tab",
