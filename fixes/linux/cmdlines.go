@@ -100,7 +100,7 @@ func (p *planner) cmdlineFiles() []cmdlineFile {
 	}{
 		{grub, inGrubConfig}, {lilo, inLilo}, {legacy, inGrubLegacy}, {bls, inBLS}, {syslinux, inSyslinux},
 		{env, inGrubEnv}, {photon, inPhoton}, {shell, inShell}, {plain, inPlain},
-		{[]string{"etc/lilo.conf", "etc/zipl.conf"}, inLilo}, {[]string{"etc/sysconfig/bootloader"}, inBootloader},
+		{[]string{"etc/sysconfig/bootloader"}, inBootloader},
 	} {
 		for _, name := range p.once(set.names) {
 			out = append(out, cmdlineFile{name, set.rewrite})

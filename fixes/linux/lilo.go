@@ -6,7 +6,7 @@ import (
 )
 
 var (
-	liloAppend = regexp.MustCompile(`^([ \t]*(?:append|addappend|parameters)[ \t]*=[ \t]*")([^"]*)(".*)$`)
+	liloAppend = regexp.MustCompile(`^([ \t]*(?:append|addappend|literal|parameters)[ \t]*=[ \t]*")([^"]*)(".*)$`)
 	liloRoot   = regexp.MustCompile(`^([ \t]*root[ \t]*=[ \t]*)("?)([^"\s#]+)("?)(.*)$`)
 )
 
