@@ -63,7 +63,8 @@ func TestGrub(t *testing.T) {
 		"": "gnulinux-simple-1", "0": "gnulinux-simple-1", "1": "gnulinux-advanced-1>gnulinux-6.1.0-25-amd64-advanced-1",
 		"1>1": "gnulinux-advanced-1>It's older >> 6.1.0-9", "Advanced options for Debian GNU/Linux>xen": "gnulinux-advanced-1>xen",
 		"gnulinux-advanced-1>It's older >> 6.1.0-9": "gnulinux-advanced-1>It's older >> 6.1.0-9", "gone": "gnulinux-simple-1", "7": "gnulinux-simple-1",
-		"gone>1": "gnulinux-simple-1",
+		"gone>1":                   "gnulinux-simple-1",
+		"gnulinux-advanced-1>gone": "gnulinux-advanced-1>gnulinux-6.1.0-25-amd64-advanced-1",
 	} {
 		if got := Find(g.Nodes, name); got == nil || got.Name() != want {
 			t.Errorf("default %q is %v, want %s", name, got, want)

@@ -153,7 +153,9 @@ func arrows() map[string][]string {
 }
 
 // fixesFormats are the only formats that a fix may know.
-func fixesFormats() []string { return []string{"formats/regf", "formats/cpio", "formats/kmod", "formats/pe"} }
+func fixesFormats() []string {
+	return []string{"formats/regf", "formats/cpio", "formats/kmod", "formats/pe"}
+}
 
 // topLevel is the fixed top of the tree, besides dotfiles.
 func topLevel() []string {
