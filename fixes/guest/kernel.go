@@ -1,6 +1,10 @@
 package guest
 
-import "slices"
+import (
+	"path"
+	"slices"
+	"strings"
+)
 
 // Support is what a kernel can do on KVM, as its modules and its configuration
 // tell. All of it is empty for a kernel of which neither was found.
@@ -21,6 +25,10 @@ type Support struct {
 // Emulated reports whether a kernel that has no virtio drivers can still run,
 // from a disk that a machine of QEMU's emulates.
 func (s Support) Emulated() bool { return s.Unfit != "" && len(s.Buses) > 0 }
+
+// Unified reports whether a kernel is a unified kernel image: its initramfs and
+// its command line are inside, where nothing is edited.
+func (k *Kernel) Unified() bool { return strings.EqualFold(path.Ext(k.Image), ".efi") }
 
 // BootEntry is one entry of a boot loader's menu.
 type BootEntry struct {

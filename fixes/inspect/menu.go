@@ -210,6 +210,7 @@ func (f *finder) systemdMenu() {
 	}
 	for _, u := range f.unified() {
 		e := bootmenu.BLS{Entry: bootmenu.Entry{ID: path.Base(u.path), Title: u.release["PRETTY_NAME"], Version: u.version}}
+		e.Kernel = strings.TrimPrefix(u.path, blsBases(u.path)[0])
 		if e.SortKey = u.release["ID"]; e.SortKey != "" {
 			e.Version = u.release["VERSION_ID"] + "." + u.version
 		}

@@ -64,6 +64,9 @@ func (f fix) Plan(ctx context.Context, g *guest.Guest) (fixes.Proposal, error) {
 		if err := ctx.Err(); err != nil {
 			return fixes.Proposal{}, err
 		}
+		if k.Unified() {
+			continue
+		}
 		err := p.kernel(k)
 		if err != nil && k.Default {
 			return p.out, fmt.Errorf("plan initramfs of kernel %s: %w", k.Version, err)
