@@ -14,20 +14,20 @@ func TestLoadAgent(t *testing.T) {
 	if err := os.WriteFile(name, []byte("package"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	o := api.FixOptions{AgentPackage: name}
-	if err := o.LoadAgent(); err != nil || string(o.AgentContent) != "package" {
-		t.Errorf("%q, %v", o.AgentContent, err)
+	o := api.FixOptions{AgentPackages: []string{name}}
+	if err := o.LoadAgent(); err != nil || len(o.AgentContents) != 1 || string(o.AgentContents[0]) != "package" {
+		t.Errorf("%q, %v", o.AgentContents, err)
 	}
 	none := api.FixOptions{}
-	if err := none.LoadAgent(); err != nil || none.AgentContent != nil {
-		t.Errorf("no package is %q, %v", none.AgentContent, err)
+	if err := none.LoadAgent(); err != nil || none.AgentContents != nil {
+		t.Errorf("no package is %q, %v", none.AgentContents, err)
 	}
-	absent := api.FixOptions{AgentPackage: name + ".rpm"}
+	absent := api.FixOptions{AgentPackages: []string{name, name + ".rpm"}}
 	if err := absent.LoadAgent(); err == nil || !strings.Contains(err.Error(), "package of the guest agent") {
 		t.Errorf("a package that is not there: %v", err)
 	}
-	there := api.FixOptions{AgentPackage: "elsewhere.deb", AgentContent: []byte("sent")}
-	if err := there.LoadAgent(); err != nil || string(there.AgentContent) != "sent" {
-		t.Errorf("a package that came with the plan: %q, %v", there.AgentContent, err)
+	there := api.FixOptions{AgentPackages: []string{"elsewhere.deb"}, AgentContents: [][]byte{[]byte("sent")}}
+	if err := there.LoadAgent(); err != nil || string(there.AgentContents[0]) != "sent" {
+		t.Errorf("a package that came with the plan: %q, %v", there.AgentContents, err)
 	}
 }

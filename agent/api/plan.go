@@ -122,11 +122,11 @@ type FixOptions struct {
 	Initramfs string   `json:"initramfs,omitempty"` // "auto" (default), "inject", "regenerate", "none"
 	// RemoveTools removes the tools of other hypervisors instead of switching them off.
 	RemoveTools bool `json:"remove_tools,omitempty"`
-	// AgentPackage is the file of a package of the QEMU guest agent, which the
-	// guest installs at its first start on KVM.
-	AgentPackage string `json:"agent_package,omitempty"`
-	// AgentContent is what the file holds, for a machine that does not have it.
-	AgentContent []byte `json:"agent_content,omitempty"`
+	// AgentPackages are the files of a package of the QEMU guest agent and of those
+	// that it depends on, which the guest installs at its first start on KVM.
+	AgentPackages []string `json:"agent_packages,omitempty"`
+	// AgentContents are what the files hold, for a machine that does not have them.
+	AgentContents [][]byte `json:"agent_contents,omitempty"`
 	// Canary puts the validation canary into the guest; only ever set for the
 	// throw-away overlay of VALIDATE.
 	Canary bool `json:"canary,omitempty"`

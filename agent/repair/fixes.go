@@ -41,8 +41,11 @@ func (r *run) options() (linux.Options, error) {
 	if err := o.LoadAgent(); err != nil {
 		return opts, err
 	}
-	if o.AgentPackage != "" {
-		opts.Agent = linux.Package{Name: filepath.Base(o.AgentPackage), Content: o.AgentContent}
+	if len(o.AgentContents) != len(o.AgentPackages) {
+		return opts, api.Errorf(api.CodeUsage, "read packages of the guest agent", r.plan.Name, "%d contents for %d files", len(o.AgentContents), len(o.AgentPackages))
+	}
+	for i, name := range o.AgentPackages {
+		opts.Agent = append(opts.Agent, linux.Package{Name: filepath.Base(name), Content: o.AgentContents[i]})
 	}
 	if o.RemoveTools && r.cfg.Need != nil {
 		// Programs are tried on an overlay in memory.

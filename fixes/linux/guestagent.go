@@ -22,12 +22,12 @@ func guestAgent(opts Options) fix {
 		why: "Without the QEMU guest agent the host neither knows the guest's addresses nor freezes its file systems for a snapshot.",
 		plan: func(p *planner) error {
 			if p.any("usr/sbin/qemu-ga", "usr/bin/qemu-ga") {
-				if opts.Agent.Name != "" {
-					p.note("the QEMU guest agent is installed: %s is not needed", path.Base(opts.Agent.Name))
+				if len(opts.Agent) > 0 {
+					p.note("the QEMU guest agent is installed: %s is not needed", path.Base(opts.Agent[0].Name))
 				}
 				enableAgent(p)
 				agentRules(p)
-			} else if opts.Agent.Name != "" {
+			} else if len(opts.Agent) > 0 {
 				stageAgent(p, opts.Agent)
 			}
 			return nil
@@ -179,11 +179,20 @@ const (
 	stageName   = "hyper2kvm-agent"
 )
 
-// stageAgent puts a package into the guest with what installs it at the first
+// stageAgent puts packages into the guest with what installs them at the first
 // start on KVM and then removes itself.
-func stageAgent(p *planner, pkg Package) {
-	base := path.Base(pkg.Name)
-	install, ok := installer(p, base)
+func stageAgent(p *planner, packages []Package) {
+	var files []string
+	kind := path.Ext(packages[0].Name)
+	for _, pkg := range packages {
+		if path.Ext(pkg.Name) != kind {
+			p.note("packages of two kinds were given for the guest agent; none was put in")
+			return
+		}
+		files = append(files, path.Join(stageDir, stagedName(pkg.Name)))
+	}
+	base := path.Base(packages[0].Name)
+	install, ok := installer(p, kind)
 	if !ok {
 		p.note("%s is no package for this guest; it was not put in", base)
 		return
@@ -193,8 +202,10 @@ func stageAgent(p *planner, pkg Package) {
 		p.note("%s was not put in: how this guest starts programs is not known", base)
 		return
 	}
-	p.createFile(path.Join(stageDir, base), pkg.Content, 0o644)
-	p.createFile(stageScript, []byte(stageText(base, install, start)), 0o755)
+	for i, pkg := range packages {
+		p.createFile(files[i], pkg.Content, 0o644)
+	}
+	p.createFile(stageScript, []byte(stageText(files, install, start)), 0o755)
 	p.note("%s is installed when the guest starts on KVM for the first time; /var/log/%s.log says how it went", base, stageName)
 }
 
@@ -206,20 +217,48 @@ func (p *planner) createFile(name string, content []byte, mode fs.FileMode) {
 	}
 }
 
-// plainName is what a package file may be called: its name goes into a script.
-var plainName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~%:@-]*$`)
+// stagedName is a package's name with nothing in it that a shell or apt, which
+// takes it for part of a URI, would read otherwise.
+func stagedName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x80 && isWord(byte(r)) || strings.ContainsRune("._+-", r) {
+			return r
+		}
+		return '_'
+	}, path.Base(name))
+}
 
-func installer(p *planner, base string) (command string, ok bool) {
-	if !plainName.MatchString(base) {
-		return "", false
-	}
-	switch path.Ext(base) {
+func isWord(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+// installer gives the shell function that installs the packages it is given. It
+// tries first what needs no network; and dpkg, which leaves a package behind that
+// lacks something it depends on, last.
+func installer(p *planner, kind string) (function string, ok bool) {
+	switch kind {
 	case ".deb":
-		return "dpkg -i", p.exists("usr/bin/dpkg")
+		return `install() {
+	export DEBIAN_FRONTEND=noninteractive
+	keep='-y -o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout=60'
+	apt-get $keep --no-download --no-install-recommends install "$@" && return
+	apt-get update && apt-get $keep --no-install-recommends install "$@" && return
+	dpkg -i "$@" && return
+	dpkg --purge qemu-guest-agent
+	return 1
+}
+`, p.exists("usr/bin/dpkg")
 	case ".rpm":
-		return "rpm -U --replacepkgs", p.any("usr/bin/rpm", "bin/rpm")
+		return `install() {
+	rpm -U --replacepkgs "$@" && return
+	dnf -y install "$@" || yum -y install "$@" || zypper --non-interactive install --allow-unsigned-rpm "$@"
+}
+`, p.any("usr/bin/rpm", "bin/rpm")
 	case ".apk":
-		return "apk add --no-network --allow-untrusted", p.any("sbin/apk", "usr/sbin/apk", "usr/bin/apk")
+		return `install() {
+	apk add --no-network --allow-untrusted "$@" || apk add --allow-untrusted "$@"
+}
+`, p.any("sbin/apk", "usr/sbin/apk", "usr/bin/apk")
 	}
 	return "", false
 }
@@ -259,10 +298,11 @@ const stageUnit = `[Unit]
 Description=Install the QEMU guest agent
 ConditionVirtualization=|kvm
 ConditionVirtualization=|qemu
-After=local-fs.target
+After=local-fs.target network.target network-online.target
 
 [Service]
 Type=oneshot
+TimeoutStartSec=300
 ExecStart=/` + stageScript + `
 
 [Install]
@@ -272,7 +312,7 @@ WantedBy=multi-user.target
 const stageInit = `#!/bin/sh
 ### BEGIN INIT INFO
 # Provides:          ` + stageName + `
-# Required-Start:    $local_fs
+# Required-Start:    $local_fs $network
 # Required-Stop:
 # Default-Start:     2 3 4 5
 # Default-Stop:
@@ -287,11 +327,12 @@ exit 0
 // channel, so that the old hypervisor never installs it; the driver of a virtio
 // machine takes a moment to name it. What starts the script goes first, so that a
 // package that does not install is tried once.
-func stageText(base, install string, start []string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `#!/bin/sh
+func stageText(files []string, install string, start []string) string {
+	packages := "/" + strings.Join(files, " /")
+	return fmt.Sprintf(`#!/bin/sh
 # Installs the QEMU guest agent when this machine has started on KVM.
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+%s
 [ -n "$(ls /sys/bus/virtio/devices 2>/dev/null)" ] || exit 0
 modprobe virtio_console 2>/dev/null
 left=10
@@ -302,16 +343,12 @@ until grep -qs org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name; do
 done
 exec >>/var/log/%s.log 2>&1
 date
-rm -f`, stageName)
-	for _, name := range start {
-		b.WriteString(" /" + name)
-	}
-	fmt.Fprintf(&b, `
-if %s /%s/%s; then
+rm -f /%s
+if install %s; then
 	if [ -d /run/systemd/system ]; then
 		systemctl daemon-reload
 		systemctl enable %s
-		systemctl restart %s
+		systemctl restart --no-block %s
 	elif [ -d /etc/runlevels ]; then
 		rc-update add qemu-guest-agent default
 		rc-service qemu-guest-agent start
@@ -322,7 +359,7 @@ if %s /%s/%s; then
 			/etc/init.d/$script start
 		done
 	fi
-	rm -f /%s/%s
+	rm -f %s
 	echo installed
 else
 	echo "the package was not installed; it stays in /%s"
@@ -330,6 +367,5 @@ fi
 rm -f /%s
 rmdir /%s 2>/dev/null
 exit 0
-`, install, stageDir, base, agentUnit, agentUnit, stageDir, base, stageDir, stageScript, stageDir)
-	return b.String()
+`, strings.TrimSuffix(install, "\n"), stageName, strings.Join(start, " /"), packages, agentUnit, agentUnit, packages, stageDir, stageScript, stageDir)
 }

@@ -23,14 +23,14 @@ type Options struct {
 	// RemoveTools removes the tools of other hypervisors with the guest's own
 	// package manager, instead of switching them off.
 	RemoveTools bool
-	// Agent is a package of the QEMU guest agent, which the guest installs when
-	// it starts on KVM for the first time.
-	Agent Package
+	// Agent is a package of the QEMU guest agent, and those that it depends on,
+	// which the guest installs when it starts on KVM for the first time.
+	Agent []Package
 }
 
 // Package is a file for the guest's package manager.
 type Package struct {
-	Name    string // "qemu-guest-agent_7.2_amd64.deb"; "" is none
+	Name    string // "qemu-guest-agent_7.2_amd64.deb"
 	Content []byte
 }
 

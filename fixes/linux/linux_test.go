@@ -50,7 +50,7 @@ func load(t *testing.T, file string) *scenario {
 		case "devices":
 			s.opts.Devices = strings.TrimSpace(string(f.Data))
 		case "agent-package":
-			s.opts.Agent = Package{Name: "qemu-guest-agent.deb", Content: f.Data}
+			s.opts.Agent = []Package{{Name: "qemu-guest-agent_1%3a7.2.deb", Content: f.Data}}
 		case "diff", "notes", "loader":
 			s.want[f.Name] = string(f.Data)
 		default:

@@ -37,7 +37,7 @@ func FuzzTools(f *testing.F) {
 		name := names[int(at)%len(names)]
 		tree.Put(name, []byte(content))
 		g := &guest.Guest{FS: tree, Facts: facts}
-		planned, err := fixes.Plan(t.Context(), g, All(Options{Agent: Package{Name: "a.deb"}}, nil), fixes.Selection{})
+		planned, err := fixes.Plan(t.Context(), g, All(Options{Agent: []Package{{Name: "a.deb"}}}, nil), fixes.Selection{})
 		if err == nil {
 			err = planned.Failures()
 		}
@@ -54,7 +54,7 @@ func FuzzTools(f *testing.F) {
 		if before, after := bytes.Count([]byte(content), []byte("\n")), bytes.Count(now, []byte("\n")); after < before {
 			t.Fatalf("%d lines became %d in %s: %q", before, after, name, now)
 		}
-		again, err := fixes.Plan(t.Context(), g, All(Options{Agent: Package{Name: "a.deb"}}, nil), fixes.Selection{})
+		again, err := fixes.Plan(t.Context(), g, All(Options{Agent: []Package{{Name: "a.deb"}}}, nil), fixes.Selection{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -257,7 +257,10 @@ func (a *app) run(ctx context.Context, p *api.Plan, job string, v view) error {
 // absolute makes the paths of a plan that outlives this process, in its job
 // folder, mean the same in any working folder.
 func absolute(p *api.Plan) error {
-	paths := []*string{&p.Target.Path, &p.Validate.Evidence, &p.Fix.AgentPackage}
+	paths := []*string{&p.Target.Path, &p.Validate.Evidence}
+	for i := range p.Fix.AgentPackages {
+		paths = append(paths, &p.Fix.AgentPackages[i])
+	}
 	for i := range p.Sources {
 		if s := &p.Sources[i]; s.Remote() {
 			s.Path = absoluteURI(s.Path)

@@ -90,7 +90,7 @@ func TestConvertMakesThePlanOfItsFlags(t *testing.T) {
 		Stages:  []api.Stage{api.Inspect, api.Fix, api.Convert, api.Validate},
 		Machine: api.Machine{Firmware: "uefi", Memory: 1 << 30, CPUs: 4, NICs: []api.MachineNIC{{MAC: "00:50:56:ab:00:01", Network: "lan"}}},
 		Fix: api.FixOptions{Skip: []string{"linux/console"}, Devices: "partuuid", Initramfs: "inject", Root: "1234",
-			RemoveTools: true, AgentPackage: filepath.Join(wd, "qga.rpm")},
+			RemoveTools: true, AgentPackages: []string{filepath.Join(wd, "qga.rpm")}},
 		Target: api.Target{Path: filepath.Join(wd, "web.qcow2"), Format: "qcow2", Compress: "zstd", Force: true, Verify: true,
 			Domain: true},
 		Validate: api.ValidateOptions{Buses: []string{"sata"}, Timeout: 60},

@@ -91,7 +91,7 @@ func fixFlags(cmd *cobra.Command, o *api.FixOptions) {
 	f.StringSliceVar(&o.Only, "fix", nil, "run only these `fixes`, by ID")
 	f.StringSliceVar(&o.Skip, "skip", nil, "leave out these `fixes`, by ID")
 	f.BoolVar(&o.RemoveTools, "remove-tools", false, "remove the tools of other hypervisors, with the guest's package manager, instead of switching them off")
-	f.StringVar(&o.AgentPackage, "agent-package", "", "package `file` of the QEMU guest agent (.deb, .rpm, .apk) that the guest installs at its first start on KVM")
+	f.StringArrayVar(&o.AgentPackages, "agent-package", nil, "package `file` of the QEMU guest agent (.deb, .rpm, .apk) that the guest installs at its first start on KVM; again for each that it depends on")
 	f.StringVar(&o.Root, "root", "", "`UUID` of the root file system, where a disk has several")
 }
 
@@ -233,7 +233,7 @@ func override(p, flags *api.Plan, set *pflag.FlagSet) {
 		"fix":           func() { p.Fix.Only = flags.Fix.Only },
 		"skip":          func() { p.Fix.Skip = flags.Fix.Skip },
 		"remove-tools":  func() { p.Fix.RemoveTools = flags.Fix.RemoveTools },
-		"agent-package": func() { p.Fix.AgentPackage = flags.Fix.AgentPackage },
+		"agent-package": func() { p.Fix.AgentPackages = flags.Fix.AgentPackages },
 		"root":          func() { p.Fix.Root = flags.Fix.Root },
 		"dry-run":       func() { p.Fix.DryRun = flags.Fix.DryRun },
 		"firmware":      func() { p.Machine.Firmware = flags.Machine.Firmware },

@@ -106,8 +106,6 @@ func checkNumbers(p *api.Plan) error {
 	case t.Variant != "" && !slices.Contains(variants(t.Format), t.Variant):
 		return usage("--variant %s: vmdk has %s; vhd, vhdx and vdi have %s; no other format has variants", t.Variant,
 			strings.Join(variants("vmdk"), ", "), strings.Join(variants("vhd"), ", "))
-	case p.Fix.AgentPackage != "" && !slices.Contains([]string{".deb", ".rpm", ".apk"}, filepath.Ext(p.Fix.AgentPackage)):
-		return usage("--agent-package %s: give a .deb, .rpm or .apk file", p.Fix.AgentPackage)
 	case p.Validate.Timeout < 0:
 		return usage("--timeout %d: give a number of seconds", p.Validate.Timeout)
 	case t.Bandwidth < 0:
@@ -116,6 +114,11 @@ func checkNumbers(p *api.Plan) error {
 		return usage("--cpus %d: give a number of CPUs", m.CPUs)
 	case m.Memory < 0:
 		return usage("memory %d: give a number of bytes", m.Memory)
+	}
+	for _, name := range p.Fix.AgentPackages {
+		if !slices.Contains([]string{".deb", ".rpm", ".apk"}, filepath.Ext(name)) {
+			return usage("--agent-package %s: give a .deb, .rpm or .apk file", name)
+		}
 	}
 	for _, n := range m.NICs {
 		if hw, err := net.ParseMAC(n.MAC); n.MAC != "" && (err != nil || len(hw) != 6) {

@@ -31,7 +31,7 @@ func TestAgentPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := &guest.Guest{FS: root, Facts: inspect.Inspect(root, guest.Facts{})}
-	opts := linux.Options{Agent: linux.Package{Name: filepath.Base(debs[0]), Content: content}}
+	opts := linux.Options{Agent: []linux.Package{{Name: filepath.Base(debs[0]), Content: content}}}
 	if err := fixes.Apply(t.Context(), g, plan(t, g, opts), nil); err != nil {
 		t.Fatal(err)
 	}

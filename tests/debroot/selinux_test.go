@@ -153,7 +153,7 @@ func TestLabelsOfRepairedGuest(t *testing.T) {
 	if g.Facts.SELinux != "permissive" {
 		t.Fatalf("SELinux is %q", g.Facts.SELinux)
 	}
-	opts := linux.Options{RemoveTools: true, Agent: linux.Package{Name: "other.deb", Content: []byte("package")}}
+	opts := linux.Options{RemoveTools: true, Agent: []linux.Package{{Name: "other.deb", Content: []byte("package")}}}
 	if err := root.Remove("usr/sbin/qemu-ga"); err != nil {
 		t.Fatal(err)
 	}
