@@ -201,7 +201,8 @@ func (e *espFolder) fallbackProgram() string {
 
 // entries makes sure that shim's fallback program finds a list of boot entries:
 // the file BOOT<ARCH>.CSV in a vendor's folder, in UTF-16 (shim's
-// README.fallback). Without one it starts nothing.
+// README.fallback). Without one it starts nothing, but resets the machine, over
+// and over.
 func (e *espFolder) entries(l loader) bool {
 	csv := "BOOT" + strings.ToUpper(e.arch) + ".CSV"
 	for _, dir := range e.p.vendors(e.efi) {
@@ -219,16 +220,19 @@ func (e *espFolder) entries(l loader) bool {
 	}
 	name := path.Join(l.dir, csv)
 	e.p.changes = append(e.p.changes, fixes.WriteFile{Name: name, Content: content})
-	e.p.note("%s: the list of boot entries that %s reads; without one it starts nothing", name, e.fallbackProgram())
+	e.p.note("%s: the list of boot entries that %s reads; without one it resets the machine, over and over", name, e.fallbackProgram())
 	return true
 }
 
-// complete looks after a fallback loader that is there: a copy of a vendor's
-// shim that lacks the grub to start.
+// complete looks after a fallback loader that is there: a shim that lacks the
+// grub to start.
 func (e *espFolder) complete() {
 	for _, l := range e.loaders() {
 		from := e.p.fold(l.dir, l.name)
-		if len(l.beside) == 0 || !e.p.exists(e.p.fold(l.dir, l.beside[0])) || !e.p.sameFile(from, e.want) {
+		if len(l.beside) == 0 || !e.p.exists(from) || !e.p.exists(e.p.fold(l.dir, l.beside[0])) {
+			continue
+		}
+		if !e.p.sameFile(from, e.want) && !isShim(e.p, e.want) {
 			continue
 		}
 		if e.fallbackProgram() != "" {

@@ -21,6 +21,7 @@ func TestFallbackOfShim(t *testing.T) {
 		"a copy of shim without its grub": {vendor + "-- efi/EFI/BOOT/BOOTX64.EFI --\nshim\n",
 			"efi/EFI/BOOT/grubx64.efi<efi/EFI/debian/grubx64.efi efi/EFI/BOOT/mmx64.efi<efi/EFI/debian/mmx64.efi", "is shim without the grubx64.efi"},
 		"a copy of shim that is whole":          {vendor + "-- efi/EFI/BOOT/BOOTX64.EFI --\nshim\n-- efi/EFI/BOOT/grubx64.efi --\ngrub\n", "", ""},
+		"another shim, by what it declares":     {vendor + "-- efi/EFI/BOOT/BOOTX64.EFI --\nuki\n.sbat sbat,1,SBAT\\nshim,4,UEFI shim\\n\n-- efi/EFI/BOOT/fbx64.efi --\n", "CSV", "the list of boot entries"},
 		"another program":                       {vendor + "-- efi/EFI/BOOT/BOOTX64.EFI --\nother\n", "", ""},
 		"shim's fallback program and its list":  {vendor + "-- efi/EFI/BOOT/BOOTX64.EFI --\nshim\n-- efi/EFI/BOOT/fbx64.efi --\n-- efi/EFI/debian/BOOTX64.CSV --\nx\n", "", ""},
 		"shim's fallback program without lists": {vendor + "-- efi/EFI/BOOT/BOOTX64.EFI --\nshim\n-- efi/EFI/BOOT/fbx64.efi --\n", "CSV", "the list of boot entries"},
@@ -30,6 +31,7 @@ func TestFallbackOfShim(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := guesttest.NewGuest(t, test.tree, &guest.Facts{OS: guest.OS{Family: "linux", ID: "debian"}, Arch: "x86_64", Firmware: "uefi",
 				Loader: guest.BootLoader{Kind: "grub2", ESP: "efi"}})
+			addPrograms(t, g.FS.(*guesttest.FS))
 			p, err := fallbackLoader(Options{}).Plan(t.Context(), g)
 			if err != nil {
 				t.Fatal(err)

@@ -82,6 +82,21 @@ func (e *espFolder) backslashed(name string) string {
 	return `\` + strings.ReplaceAll(rest, "/", `\`)
 }
 
+// isShim reports whether a program is shim, by the component that it declares in
+// its section for SBAT (SBAT.md of shim).
+func isShim(p *planner, name string) bool {
+	found := false
+	err := inspect.ReadPE(p.fs, name, func(img *pe.Image) error {
+		text, err := img.Text(".sbat", maxSBAT)
+		found = strings.Contains("\n"+text, "\nshim,")
+		return err
+	})
+	return err == nil && found
+}
+
+// maxSBAT is more than the few lines of that section take, in bytes.
+const maxSBAT = 64 << 10
+
 // sameFile reports whether two files have the same content.
 func (p *planner) sameFile(a, b string) bool {
 	x, err := p.fs.Open(a)
