@@ -328,6 +328,10 @@ func TestTold(t *testing.T) {
 			t.Errorf("%s: %v, %v", mark, err, p.Failures())
 		}
 	}
+	tinyImage := &image{members: map[string]member{"modules": {mode: cpio.TypeFile}, "init": {mode: cpio.TypeFile}, "dev": {mode: cpio.TypeDir}}}
+	if got := layoutOf(tinyImage); got != tiny || !strings.Contains(got.told(), "mktirfs") {
+		t.Errorf("tiny-initramfs is taken for %q", got)
+	}
 	if layoutOf(&image{members: map[string]member{}}).told() == "" {
 		t.Error("nothing is said of an unknown image")
 	}

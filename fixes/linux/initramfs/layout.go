@@ -55,7 +55,7 @@ func layoutOf(img *image) layout {
 		return genkernel
 	case img.exists("lib/initrd", "etc/initrd"):
 		return makeInitrd
-	case img.exists("tiny_initramfs", "modules") && !img.exists("bin", "usr"):
+	case img.has("modules") && img.has("init") && !img.exists("bin", "usr"):
 		return tiny
 	case img.script() != "":
 		return scripted
@@ -109,7 +109,7 @@ func (l layout) told() string {
 	case makeInitrd:
 		return "add the drivers to MODULES_ADD in /etc/initrd.mk and run make-initrd on the source"
 	case tiny:
-		return "add the drivers to /etc/tiny-initramfs/modules and run update-tirfs on the source"
+		return "run mktirfs --include-modules with the drivers on the source"
 	}
 	return "make it anew on the source with the drivers in it"
 }

@@ -16,7 +16,7 @@ func (l layout) bootTested() bool {
 	return slices.Contains([]layout{initramfsTools, dracut, mkinitcpio, mkinitfs}, l)
 }
 
-// loadable reports whether a way is known to make such an image load a driver.
+// injectable reports whether a way is known to make such an image load a driver.
 func (l layout) injectable() bool {
 	return l.bootTested() || slices.Contains([]layout{suse, scripted, systemd}, l)
 }
