@@ -27,7 +27,7 @@ type without struct {
 }
 
 func (r *without) Run(_ context.Context, c guest.Command) ([]byte, error) {
-	r.ran = append(r.ran, strings.Join(c.Args, " "))
+	r.ran = append(r.ran, strings.Join(append(slices.Clone(c.Env), c.Args...), " "))
 	g := &fakeGenerator{tree: r.tree}
 	_, err := g.Run(context.Background(), c)
 	return nil, err
@@ -168,6 +168,19 @@ func TestCommands(t *testing.T) {
 			}
 			wantFit(t, g)
 		})
+	}
+}
+
+// TestRootOnLVM is said to Red Hat's mkinitrd, which does not see it.
+func TestRootOnLVM(t *testing.T) {
+	tree, g := newGuest(t, "mkinitrd", "gzip", vmwareImage())
+	tree.Put(modprobeConf, nil)
+	g.Facts.Filesystems = []guest.Filesystem{{Disk: -1, Volume: "VolGroup00/LogVol00", UUID: "1111-22"}}
+	run := &without{tree: tree}
+	g.Run = run
+	apply(t, g, Regenerate)
+	if len(run.ran) != 1 || !strings.HasPrefix(run.ran[0], "root_lvm=1 mkinitrd -f --with=virtio ") {
+		t.Errorf("ran %q", run.ran)
 	}
 }
 

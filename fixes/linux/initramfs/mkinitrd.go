@@ -38,7 +38,12 @@ func (m mkinitrdProgram) command(p *plan, c *checked) (fixes.Command, error) {
 			}
 		}
 		args = append(args, "/"+name, c.version)
-		return fixes.Command{Command: guest.Command{Args: args}, Touches: []string{name}}, nil
+		command := guest.Command{Args: args}
+		if rootOnLVM(p.g.Facts) {
+			// Red Hat 4 does not see it by itself from another machine.
+			command.Env = []string{"root_lvm=1"}
+		}
+		return fixes.Command{Command: command, Touches: []string{name}}, nil
 	}
 	if path.Dir(name) != "boot" || path.Dir(c.kernel.Image) != "boot" {
 		return fixes.Command{}, errors.New("mkinitrd makes images in /boot alone, not " + name)
@@ -49,6 +54,14 @@ func (m mkinitrdProgram) command(p *plan, c *checked) (fixes.Command, error) {
 		args = append(args, "-d", "/dev/disk/by-uuid/"+uuid)
 	}
 	return fixes.Command{Command: guest.Command{Args: args}, Touches: []string{name}}, nil
+}
+
+// rootOnLVM reports whether the root file system is a logical volume.
+func rootOnLVM(facts *guest.Facts) bool {
+	uuid := rootUUID(facts)
+	return uuid != "" && slices.ContainsFunc(facts.Filesystems, func(f guest.Filesystem) bool {
+		return f.UUID == uuid && f.Volume != "" && !strings.HasPrefix(f.Volume, "md/") && !strings.HasPrefix(f.Volume, "luks/")
+	})
 }
 
 func (m mkinitrdProgram) config(p *plan) error {
