@@ -18,7 +18,7 @@ type Facts struct {
 	Fstab       []FstabEntry `json:"fstab,omitempty"`
 
 	Kernels   []Kernel   `json:"kernels"`
-	Initramfs string     `json:"initramfs,omitempty"` // generator: "initramfs-tools", "dracut", "mkinitcpio", "mkinitfs", "mkinitrd"
+	Initramfs string     `json:"initramfs,omitempty"` // generator: "initramfs-tools", "dracut", "mkinitcpio", "mkinitfs", "mkinitrd", or one that is only named: "booster", "genkernel", "make-initrd", "tiny-initramfs"
 	Loader    BootLoader `json:"boot_loader"`
 	Network   []string   `json:"network,omitempty"` // stacks with configuration: "ifupdown", "networkd", "networkmanager", "netplan", "ifcfg"
 	NICs      []NIC      `json:"nics,omitempty"`    // the plan's NICs, in order, with the name the guest gave each
