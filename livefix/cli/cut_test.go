@@ -3,6 +3,7 @@ package cli_test
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -12,7 +13,7 @@ import (
 )
 
 // newWire leads to the guest by another port, whose key is known too.
-func newWire(t *testing.T, s *sshguesttest.Server) *sshguesttest.Wire {
+func newWire(t testing.TB, s *sshguesttest.Server) *sshguesttest.Wire {
 	t.Helper()
 	w := sshguesttest.NewWire(t, s.Addr())
 	known, err := os.OpenFile(s.Known, os.O_APPEND|os.O_WRONLY, 0)
@@ -46,7 +47,7 @@ func TestCutAnywhere(t *testing.T) {
 	wantSame(t, "after undo", before, state(t, s))
 	t.Logf("a plan takes %d bytes, a repair %d, an undo %d", planned, total, undoing)
 
-	const cuts = 10
+	const cuts = 8
 	broke := 0
 	for i := range int64(cuts) {
 		// Most of them while it writes.
@@ -63,9 +64,7 @@ func TestCutAnywhere(t *testing.T) {
 		if i%2 == 1 {
 			// Undo is an end of its own for what was cut short.
 			r := livefix(t.Context(), t, s, "deploy", w.Port(), "--undo")
-			if r.code != 0 && r.code != 1 {
-				t.Errorf("undo after a cut at %d: exit code %d\n%s", at, r.code, r.err)
-			}
+			undone(t, r)
 			wantSame(t, "undone after a cut", before, state(t, s))
 		}
 		livefix(t.Context(), t, s, "deploy", w.Port(), repair...).must(t, 0)
@@ -73,9 +72,7 @@ func TestCutAnywhere(t *testing.T) {
 		w.BreakAfter(undoing * (i + 1) / (cuts + 1))
 		_ = livefix(t.Context(), t, s, "deploy", w.Port(), "--undo", "--quiet")
 		w.BreakAfter(0)
-		if r := livefix(t.Context(), t, s, "deploy", w.Port(), "--undo", "--quiet"); r.code != 0 && r.code != 1 {
-			t.Errorf("the second undo: exit code %d\n%s", r.code, r.err)
-		}
+		undone(t, livefix(t.Context(), t, s, "deploy", w.Port(), "--undo", "--quiet"))
 		wantSame(t, "undone", before, state(t, s))
 		if t.Failed() {
 			t.Fatalf("cut after %d bytes of %d", at, total)
@@ -83,5 +80,13 @@ func TestCutAnywhere(t *testing.T) {
 	}
 	if broke < cuts/2 {
 		t.Errorf("only %d of %d cuts broke a run", broke, cuts)
+	}
+}
+
+// undone wants an undo to be done, or to have been.
+func undone(t *testing.T, r result) {
+	t.Helper()
+	if r.code != 0 && !strings.Contains(r.err, "no journal") {
+		t.Errorf("undo ends with %d:\n%s", r.code, r.err)
 	}
 }

@@ -98,50 +98,37 @@ func parseXattrs(out []byte) (map[string][]byte, error) {
 	return have, nil
 }
 
-// setXattrs gives a file those of want and no others, as far as the guest has
-// tools for it.
-func (f *files) setXattrs(real string, want map[string][]byte) error {
+// xattrSteps are commands that give a file those of want and no others, as far
+// as the guest has tools for it.
+func (f *files) xattrSteps(real string, want map[string][]byte) ([]string, error) {
+	name := quote(f.full(real))
 	if !f.xattr {
-		for name := range want {
-			if name != label || !f.selinux {
-				return fmt.Errorf("set extended attribute %s: the guest has no setfattr: %w", name, errors.ErrUnsupported)
+		for key := range want {
+			if key != label || !f.selinux {
+				return nil, fmt.Errorf("set extended attribute %s: the guest has no setfattr: %w", key, errors.ErrUnsupported)
 			}
 		}
 		if context := strings.TrimRight(string(want[label]), "\x00"); context != "" {
-			return f.script("chcon -- " + words(context, f.full(real)))
+			return []string{"chcon -- " + quote(context) + " " + name}, nil
 		}
-		return nil
+		return nil, nil
 	}
 	have, err := f.xattrs(real)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var script strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(have)) {
-		if _, keep := want[name]; !keep && name != label {
-			fmt.Fprintf(&script, "setfattr -h -x %s -- %s || exit 1\n", quote(name), quote(f.full(real)))
+	var out []string
+	for _, key := range slices.Sorted(maps.Keys(have)) {
+		if _, keep := want[key]; !keep && key != label {
+			out = append(out, fmt.Sprintf("setfattr -h -x %s -- %s", quote(key), name))
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(want)) {
-		if !bytes.Equal(have[name], want[name]) {
-			fmt.Fprintf(&script, "setfattr -h -n %s -v 0x%x -- %s || exit 1\n", quote(name), want[name], quote(f.full(real)))
+	for _, key := range slices.Sorted(maps.Keys(want)) {
+		if !bytes.Equal(have[key], want[key]) {
+			out = append(out, fmt.Sprintf("setfattr -h -n %s -v 0x%x -- %s", quote(key), want[key], name))
 		}
 	}
-	if script.Len() == 0 {
-		return nil
-	}
-	f.written(real)
-	return f.script("( " + script.String() + ")")
-}
-
-// like gives a new file what an old one has and SFTP has no word for, where the
-// guest's cp can do that; busybox's cannot, and has no ACLs to lose.
-func (f *files) like(old, new string) error {
-	if f.xattr {
-		return nil // read and written one by one
-	}
-	_, _, err := f.shell.run("cp --attributes-only --preserve=all -- " + words(f.full(old), f.full(new)))
-	return err
+	return out, nil
 }
 
 // script runs one and turns its failure into an error.

@@ -54,6 +54,7 @@ type process struct {
 	in      io.WriteCloser
 	out     *bufio.Reader
 	said    *tail // what it printed on stderr
+	pid     string
 }
 
 func (p *process) Close() error {
@@ -184,7 +185,7 @@ func (r *rooter) launch(ctx context.Context, session *ssh.Session, script string
 		// A shell that reads from a terminal would print prompts.
 		script = "stty raw -echo; " + strings.Replace(script, startShell, "cat | /bin/sh", 1)
 	}
-	command := fmt.Sprintf("%s /bin/sh -c 'umask 077; cd /; printf \"%%s\\n\" %s; %s'", r.way.prefix, mark, script)
+	command := fmt.Sprintf("%s /bin/sh -c 'umask 077; cd /; echo %s $$; %s'", r.way.prefix, mark, script)
 	if err := session.Start(strings.TrimSpace(command)); err != nil {
 		return nil, api.NewError(api.CodePrivilege, "run a program as", r.who, err)
 	}
@@ -213,7 +214,8 @@ func (p *process) await(mark string, d *dialogue) error {
 			line = append(line, c)
 			continue
 		}
-		if strings.TrimSpace(string(line)) == mark || strings.HasSuffix(strings.TrimSpace(string(line)), mark) {
+		if _, pid, ok := strings.Cut(string(line), mark+" "); ok {
+			p.pid = strings.TrimSpace(pid)
 			return nil
 		}
 		line = line[:0]

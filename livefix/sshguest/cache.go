@@ -20,6 +20,8 @@ type cache struct {
 	mu     sync.Mutex
 	infos  map[string]fs.FileInfo // nil for a name that is not there
 	dirs   map[string][]fs.FileInfo
+	listed map[string]bool // folders whose names were all told, once
+	ask    map[string]bool // names of those that were written since
 	misses map[string]int
 	links  map[string]string
 	labels map[string]map[string][]byte
@@ -29,6 +31,7 @@ func (c *cache) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.infos, c.dirs, c.misses = map[string]fs.FileInfo{}, map[string][]fs.FileInfo{}, map[string]int{}
+	c.listed, c.ask = map[string]bool{}, map[string]bool{}
 	c.links, c.labels = map[string]string{}, map[string]map[string][]byte{}
 }
 
@@ -40,8 +43,9 @@ func (c *cache) written(name string) {
 	delete(c.links, name)
 	delete(c.labels, name)
 	delete(c.dirs, name)
+	delete(c.listed, name)
 	delete(c.dirs, path.Dir(name))
-	c.misses[path.Dir(name)] = 0
+	c.ask[name] = true
 }
 
 // info is what is known of a name; known is false where the guest has to be asked.
@@ -51,7 +55,7 @@ func (c *cache) info(name string) (info fs.FileInfo, known bool) {
 	if info, known = c.infos[name]; known {
 		return info, true
 	}
-	if _, listed := c.dirs[path.Dir(name)]; listed && name != "." {
+	if c.listed[path.Dir(name)] && name != "." && !c.ask[name] {
 		return nil, true // it would be among the names
 	}
 	// What lies below a missing folder is missing too.
@@ -68,7 +72,7 @@ func (c *cache) list(dir string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.misses[dir]++
-	return c.misses[dir] > patience
+	return c.misses[dir] > patience && !c.listed[dir]
 }
 
 // tooBig keeps a folder from being listed again for a single name.
@@ -94,9 +98,11 @@ func (c *cache) folder(dir string) ([]fs.FileInfo, bool) {
 func (c *cache) putFolder(dir string, list []fs.FileInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.dirs[dir] = list
+	c.dirs[dir], c.listed[dir] = list, true
 	for _, info := range list {
-		c.infos[path.Join(dir, info.Name())] = info
+		name := path.Join(dir, info.Name())
+		c.infos[name] = info
+		delete(c.ask, name)
 	}
 }
 

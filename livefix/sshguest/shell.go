@@ -28,10 +28,17 @@ type shell struct {
 
 // prelude is what scripts rely on. Programs of every kind of guest are in PATH,
 // busybox's too, and they speak English.
+// h2k_plain says that a file lies on a file system that has neither owners nor
+// modes nor extended attributes of its own, such as an ESP.
 const prelude = `PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; export PATH
 LC_ALL=C; export LC_ALL; HOME=/root; export HOME; unset LANG LANGUAGE ENV IFS CDPATH GREP_OPTIONS
 set +e +u; umask 077; cd /
 h2k_lock=
+h2k_plain() {
+	df -P -- "$1" | { read -r x; read -r dev x; while read -r d p t x; do
+		[ "$d" = "$dev" ] && case $t in *fat*|msdos) exit 0;; esac
+	done </proc/mounts; exit 1; }
+}
 `
 
 func newShell(p *process, who string) (*shell, error) {
@@ -96,25 +103,32 @@ func words(list ...string) string {
 
 // lockScript takes the guest for this session: exit code 9 says who has it. A
 // folder is made in one step; what is in it tells whether its maker lives. It
-// lies where a reboot empties it.
-const lockScript = `h2k_take() {
+// lies where a reboot empties it. A cut session's SFTP server, too, works off
+// what has reached it.
+const lockScript = `h2k_leave() {
+	for f in "$h2k_lock/files" "$h2k_lock/command"; do
+		read p <"$f" 2>/dev/null && kill -0 "$p" 2>/dev/null && return
+	done
+	rm -rf "$h2k_lock"
+}
+h2k_take() {
 	for d in /run /var/run /dev/shm; do
 		[ -d "$d" ] && [ -w "$d" ] || continue
 		l=$d/h2k-livefix
 		if ! mkdir "$l" 2>/dev/null; then
-			for f in "$l/shell" "$l/command"; do
+			for f in "$l/shell" "$l/files" "$l/command"; do
 				read p <"$f" 2>/dev/null || continue
 				kill -0 "$p" 2>/dev/null && { echo "$p"; return 9; }
 			done
 			rm -rf "$l"; mkdir "$l" || return 1
 		fi
-		echo $$ >"$l/shell"; h2k_lock=$l
-		trap 'read p <"$h2k_lock/command" 2>/dev/null && kill -0 "$p" 2>/dev/null || rm -rf "$h2k_lock"' 0
+		echo $$ >"$l/shell"; [ -z "$1" ] || echo "$1" >"$l/files"; h2k_lock=$l
+		trap 'h2k_leave' 0
 		return 0
 	done
 	return 1
 }
-h2k_take`
+h2k_take `
 
 // Waiting for a session that was cut off: its shell ends with the connection,
 // but the program that it ran goes on to its end.
@@ -124,9 +138,9 @@ const (
 )
 
 // lock keeps other sessions from writing to the guest until this one ends.
-func (s *shell) lock(ctx context.Context, notice func(string, ...any)) error {
+func (s *shell) lock(ctx context.Context, files string, notice func(string, ...any)) error {
 	for i := 0; ; i++ {
-		out, code, err := s.run(lockScript)
+		out, code, err := s.run(lockScript + quote(files))
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ type Guest struct {
 	shell *shell
 	sftp  *sftp.Client
 	fs    *files
+	files string // process of the SFTP server, "" where it is not known
 	close []func() error
 }
 
@@ -105,7 +106,7 @@ func (g *Guest) Lost() bool {
 
 // Lock keeps other sessions from writing to the guest until Close.
 func (g *Guest) Lock(ctx context.Context, notice func(string, ...any)) error {
-	return g.shell.lock(ctx, notice)
+	return g.shell.lock(ctx, g.files, notice)
 }
 
 // Who is how the guest was logged in to, and how root was reached.
@@ -145,6 +146,7 @@ func (g *Guest) startSFTP(ctx context.Context) (*sftp.Client, error) {
 			// The process goes first: over a terminal it does not see the end of
 			// its input, for which the client would wait.
 			g.close = append(g.close, client.Close, p.Close)
+			g.files = p.pid
 			return client, nil
 		}
 		_ = p.Close()

@@ -33,18 +33,17 @@ func (f *files) Write(name string, content io.Reader, attr guest.Attr) error {
 		return failedOp("write", name, err)
 	}
 	temp := tempBeside(real)
-	err = f.writeTemp(temp, real, old, content, attr)
+	err = f.writeTemp(temp, content)
 	if err == nil {
-		err = f.client.PosixRename(f.full(temp), f.full(real))
+		err = f.finish(temp, real, old, attr)
 	}
 	f.written(real)
 	if err != nil {
 		err = f.why(real, err)
 		_ = f.client.Remove(f.full(temp)) // it may not be there
-		f.written(temp)
 		return failedOp("write", name, err)
 	}
-	return f.syncFolder("write", real)
+	return nil
 }
 
 // replaceable refuses to put a file in the place of anything but a file, and
@@ -66,56 +65,61 @@ func (f *files) replaceable(real string) (old bool, err error) {
 	return true, nil
 }
 
-func (f *files) writeTemp(temp, real string, old bool, content io.Reader, attr guest.Attr) error {
+func (f *files) writeTemp(temp string, content io.Reader) error {
 	h, err := f.client.OpenFile(f.full(temp), os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
-	if old {
-		err = f.like(real, temp)
-	}
-	if err == nil {
-		_, err = h.ReadFrom(content)
-	}
-	if err == nil {
-		err = f.setAttr(temp, attr)
-	}
-	if err == nil && f.fsync {
-		err = h.Sync()
-	}
+	_, err = h.ReadFrom(content)
 	return errors.Join(err, h.Close())
 }
 
-// setAttr gives a file or folder its attributes. The order matters: a change of
-// owner clears set-uid bits and capabilities, an ACL changes the mode.
-func (f *files) setAttr(real string, attr guest.Attr) error {
-	if err := f.client.Chown(f.full(real), attr.UID, attr.GID); err != nil {
-		if f.plain(real) {
-			return nil
-		}
-		return fmt.Errorf("set owner %d:%d: %w", attr.UID, attr.GID, err)
-	}
-	if err := f.setXattrs(real, attr.Xattrs); err != nil {
-		if f.plain(real) {
-			return nil
-		}
+// finish gives a complete file its attributes, syncs it, and puts it in its
+// place: one round trip for what SFTP needs six for.
+func (f *files) finish(temp, real string, old bool, attr guest.Attr) error {
+	attributes, err := f.attributes(temp, attr)
+	if err != nil {
 		return err
 	}
-	if err := f.client.Chmod(f.full(real), attr.Mode); err != nil && !f.plain(real) {
-		return fmt.Errorf("set mode %v: %w", attr.Mode, err)
+	t, r := quote(f.full(temp)), quote(f.full(real))
+	var script strings.Builder
+	if old && !f.xattr {
+		// What SFTP has no word for, ACLs and capabilities, goes over where the
+		// guest's cp can do that; busybox's cannot.
+		fmt.Fprintf(&script, "cp --attributes-only --preserve=all -- %s %s 2>/dev/null\n", r, t)
 	}
-	return nil
+	fmt.Fprintf(&script, "{ %s; } 2>&1 || h2k_plain %s || exit 1\n", attributes, t)
+	fmt.Fprintf(&script, "sync -- %s 2>/dev/null || sync\nmv -f -- %s %s || exit 1\n", t, t, r)
+	fmt.Fprintf(&script, "sync -- %s 2>/dev/null || sync\n", quote(path.Dir(f.full(real))))
+	return f.script("( " + script.String() + ")")
 }
 
-// plain reports whether a file lies on a file system that has neither owners
-// nor modes nor extended attributes of its own, such as an ESP.
-func (f *files) plain(real string) bool {
-	out, code, err := f.shell.run("df -P -- " + quote(f.full(real)) + ` | { read x; read dev x; while read d p t x; do [ "$d" = "$dev" ] && echo "$t"; done </proc/mounts; }`)
-	if err != nil || code != 0 {
-		return false
+// attributes is a command that gives a file or folder its attributes. The order
+// matters: a change of owner clears set-uid bits and capabilities, an ACL
+// changes the mode.
+func (f *files) attributes(real string, attr guest.Attr) (string, error) {
+	name := quote(f.full(real))
+	steps := []string{fmt.Sprintf("chown %d:%d -- %s", attr.UID, attr.GID, name)}
+	x, err := f.xattrSteps(real, attr.Xattrs)
+	if err != nil {
+		return "", err
 	}
-	kind := strings.TrimSpace(string(out))
-	return strings.Contains(kind, "fat") || kind == "msdos"
+	steps = append(append(steps, x...), fmt.Sprintf("chmod %04o -- %s", permissions(attr.Mode), name))
+	return strings.Join(steps, " && "), nil
+}
+
+// permissions are the bits of chmod(2).
+func permissions(mode fs.FileMode) uint32 {
+	out := uint32(mode.Perm())
+	for _, b := range []struct {
+		mode fs.FileMode
+		bit  uint32
+	}{{fs.ModeSetuid, 0o4000}, {fs.ModeSetgid, 0o2000}, {fs.ModeSticky, 0o1000}} {
+		if mode&b.mode != 0 {
+			out |= b.bit
+		}
+	}
+	return out
 }
 
 // syncFolder makes a new name in a folder last. Where the guest's sync takes no
@@ -144,12 +148,15 @@ func (f *files) Mkdir(name string, attr guest.Attr) error {
 	if err != nil {
 		return failedOp("mkdir", name, f.why(real, err))
 	}
-	if err := f.setAttr(real, attr); err != nil {
-		_ = f.client.RemoveDirectory(f.full(real))
-		f.written(real)
-		return failedOp("mkdir", name, err)
+	attributes, err := f.attributes(real, attr)
+	if err == nil {
+		err = f.script(fmt.Sprintf("( { %s; } 2>&1 || h2k_plain %s )", attributes, quote(f.full(real))))
 	}
 	f.written(real)
+	if err != nil {
+		_ = f.client.RemoveDirectory(f.full(real))
+		return failedOp("mkdir", name, err)
+	}
 	return f.syncFolder("mkdir", real)
 }
 

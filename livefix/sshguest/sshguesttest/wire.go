@@ -1,12 +1,14 @@
 package sshguesttest
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Wire is a network between here and a server that breaks when it is told to,
@@ -16,6 +18,7 @@ type Wire struct {
 	to       string
 	passed   atomic.Int64
 	most     atomic.Int64 // 0 does not break
+	delay    atomic.Int64 // nanoseconds, each way
 	mu       sync.Mutex
 	conns    []net.Conn
 }
@@ -46,6 +49,9 @@ func (w *Wire) BreakAfter(n int64) {
 	w.most.Store(n)
 }
 
+// Delay makes everything arrive later by so much, each way.
+func (w *Wire) Delay(d time.Duration) { w.delay.Store(int64(d)) }
+
 // Cut breaks every connection.
 func (w *Wire) Cut() {
 	w.mu.Lock()
@@ -75,7 +81,51 @@ func (w *Wire) serve() {
 	}
 }
 
+// late is what was sent, and when it arrives.
+type late struct {
+	at   time.Time
+	data []byte
+}
+
+// slow carries what it is told to after the delay, in order.
+func (w *Wire) slow(to net.Conn) io.WriteCloser {
+	queue := make(chan late, 4096)
+	go func() {
+		for l := range queue {
+			time.Sleep(time.Until(l.at))
+			if _, err := to.Write(l.data); err != nil {
+				_ = to.Close() // what is queued is lost with it
+			}
+		}
+		if c, ok := to.(*net.TCPConn); ok {
+			_ = c.CloseWrite()
+		}
+	}()
+	return &queued{w, queue}
+}
+
+type queued struct {
+	wire  *Wire
+	queue chan late
+}
+
+func (q *queued) Write(p []byte) (int, error) {
+	q.queue <- late{time.Now().Add(time.Duration(q.wire.delay.Load())), bytes.Clone(p)}
+	return len(p), nil
+}
+
+func (q *queued) Close() error {
+	close(q.queue)
+	return nil
+}
+
 func (w *Wire) carry(from, to net.Conn) {
+	if w.delay.Load() > 0 {
+		slow := w.slow(to)
+		_, _ = io.Copy(slow, from)
+		_ = slow.Close()
+		return
+	}
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -83,7 +133,7 @@ func (w *Wire) carry(from, to net.Conn) {
 		if w.most.Load() > 0 && over > 0 {
 			// What still fits arrives, the rest is lost.
 			_, _ = to.Write(buf[:max(0, int64(n)-over)])
-			w.Cut()
+			_, _ = from.Close(), to.Close()
 			return
 		}
 		_, writeErr := to.Write(buf[:n])
