@@ -90,7 +90,8 @@ func (c *checker) kernels(ctx context.Context, g *guest.Guest) {
 			c.say("kernel: %s is the default and has no driver for a virtio disk", k.Version)
 		}
 		c.image(k.Initramfs)
-		if k.Initramfs == "" && k.Default && !strings.Contains(c.read(k.Modules+"/modules.builtin"), "virtio_blk.ko") {
+		unified := strings.EqualFold(path.Ext(k.Image), ".efi") // brings its own
+		if k.Initramfs == "" && !unified && k.Default && !strings.Contains(c.read(k.Modules+"/modules.builtin"), "virtio_blk.ko") {
 			c.say("kernel: %s is the default, has no initramfs and virtio_blk is not built in", k.Version)
 		}
 	}
