@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -218,13 +217,6 @@ func (p place) open(t *testing.T, disk, at string) (end func()) {
 	options := map[string]string{"ext4": ",noload", "xfs": ",norecovery,nouuid", "btrfs": ",subvolid=5"}[p.kind]
 	command(t, "mount", "-t", p.kind, "-o", fmt.Sprintf("ro,loop,offset=%d%s", p.offset*mib, options), disk, at)
 	return func() { command(t, "umount", at) }
-}
-
-func command(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
 }
 
 func attributes(path string, d fs.DirEntry) (string, error) {
