@@ -56,10 +56,10 @@ func (e *fstabEditor) row(r *table.Row) {
 	spec, point, fstype := table.Unescape(r.Field(0)), table.Unescape(r.Field(1)), r.Field(2)
 	opts := r.Field(3)
 	switch {
-	case strings.HasPrefix(spec, ".host:/") || strings.Contains(fstype, "vmhgfs"):
+	case shareOf(spec, fstype) != "":
 		r.Set(3, withOptions(opts, "noauto", "nofail"))
 		if r.Field(3) != opts {
-			e.note("etc/fstab line %d: %s is a shared folder of VMware: not mounted at boot any more", r.Line, spec)
+			e.note("etc/fstab line %d: %s is a shared folder of %s: not mounted at boot any more", r.Line, spec, shareOf(spec, fstype))
 		}
 		return
 	case hasOption(opts, "bind") || hasOption(opts, "rbind"):
