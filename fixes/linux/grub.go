@@ -71,6 +71,8 @@ func keepUUIDs(p *planner) {
 		file := shellvars.Parse(data)
 		for _, v := range file.Vars() {
 			switch {
+			case v.Name == "GRUB_DISABLE_LINUX_UUID" && v.Value == "true" && twinRoot(p.facts):
+				p.note("%s: GRUB_DISABLE_LINUX_UUID stays: several file systems have the root's UUID", name)
 			case v.Name == "GRUB_DISABLE_LINUX_UUID" && v.Value == "true":
 				v.Value = "false"
 			case v.Name == "GRUB_FORCE_PARTUUID" && v.Value != "":
@@ -81,4 +83,15 @@ func keepUUIDs(p *planner) {
 		}
 		p.amend(name, data, file.Bytes())
 	}
+}
+
+// twinRoot reports whether the root's UUID is on another file system as well.
+func twinRoot(f *guest.Facts) bool {
+	for _, m := range f.Mounts {
+		if m.Point == "/" && m.UUID != "" {
+			_, ok := f.Resolve("UUID=" + m.UUID)
+			return !ok
+		}
+	}
+	return false
 }
