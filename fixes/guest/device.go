@@ -36,7 +36,10 @@ func (f *Facts) ResolveAs(spec, fstype string) (*Filesystem, bool) {
 		return f.byCloud(link, fstype)
 	}
 	if disk, part, ok := kernelName(name); ok {
-		return f.at(disk, part)
+		if s, ok := f.at(disk, part); ok || part == 0 {
+			return s, ok
+		}
+		return f.wholeDisk(spec, fstype)
 	}
 	return f.byVolume(name, fstype)
 }
