@@ -264,6 +264,9 @@ func (c *checked) commandLine(name, text string, facts *guest.Facts) string {
 	changed := false
 	var out []string
 	for _, word := range strings.Fields(text) {
+		if now := followCard(word, facts.NICs); now != word {
+			word, changed = now, true
+		}
 		key, value, _ := strings.Cut(word, "=")
 		dev := strings.TrimPrefix(value, "block:")
 		switch {
