@@ -173,7 +173,7 @@ var resumeLine = regexp.MustCompile(`(?m)^[ \t]*RESUME=["']?([^"'\s]*)["']?[ \t]
 // itself, none.
 func (c *checked) staleResume(tree guest.FS, name string, m member) error {
 	found := resumeLine.FindSubmatch(m.data)
-	if path.Dir(name) != "conf/conf.d" || found == nil || !unstable(string(found[1])) {
+	if path.Dir(name) != "conf/conf.d" || found == nil {
 		return nil
 	}
 	data, err := optional(tree, path.Join("etc/initramfs-tools/conf.d", path.Base(name)))
@@ -181,6 +181,10 @@ func (c *checked) staleResume(tree guest.FS, name string, m member) error {
 		return err
 	}
 	now := resumeLine.FindSubmatch(data)
+	off := now != nil && string(now[1]) == "none" && string(found[1]) != "none"
+	if !unstable(string(found[1])) && !off {
+		return nil
+	}
 	configured := now != nil && unstable(string(now[1]))
 	if now == nil || configured {
 		data = resumeLine.ReplaceAll(m.data, []byte("RESUME=none"))
