@@ -37,13 +37,15 @@ func deviceMap(p *planner) {
 // legacyDeviceMap renames the disks in GRUB legacy's device.map: "(hd0) /dev/sda".
 func legacyDeviceMap(p *planner, name string, data []byte) {
 	file := table.Parse(data)
+	used := map[string]bool{}
 	for _, r := range file.Rows() {
 		old := r.Field(1)
 		if !guest.Unstable(old) {
 			continue
 		}
-		if disk := newDisk(p, old); disk != "" {
+		if disk := newDisk(p, old); disk != "" && !used[disk] {
 			r.Set(1, disk)
+			used[disk] = true
 			continue
 		}
 		p.note("%s: %s cannot be told apart on KVM; left", name, old)
