@@ -3,7 +3,6 @@ package guest
 import (
 	"path"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -100,9 +99,9 @@ func onDisk(part int, fstype string) func(*Filesystem) bool {
 	return func(s *Filesystem) bool { return s.Disk >= 0 && s.Partition == part && sameType(s.Type, fstype) }
 }
 
-// Ambiguous reports whether a name that tells only a partition number could mean
-// several file systems, so that ResolveAs does not find it although it is there.
-func (f *Facts) Ambiguous(spec, fstype string) bool {
+// Candidates are the file systems that a name which tells a partition number and
+// no disk could mean; nil for every other name.
+func (f *Facts) Candidates(spec, fstype string) []*Filesystem {
 	name := strings.TrimPrefix(path.Clean(Unquote(spec)), "/dev/")
 	link := ""
 	if m := multipathName.FindStringSubmatch(strings.TrimPrefix(name, "mapper/")); m != nil {
@@ -111,13 +110,26 @@ func (f *Facts) Ambiguous(spec, fstype string) bool {
 		link = unescapeUdev(name)
 	}
 	if link == "" {
-		return false
+		return nil
 	}
-	if _, found := f.byPart(link, fstype); found {
-		return false
+	part, bus := splitPart(link)
+	if busPlace(bus) >= 0 {
+		return nil
 	}
-	part, _ := splitPart(link)
-	return slices.ContainsFunc(f.Filesystems, func(s Filesystem) bool { return onDisk(part, fstype)(&s) })
+	var out []*Filesystem
+	for i := range f.Filesystems {
+		if onDisk(part, fstype)(&f.Filesystems[i]) {
+			out = append(out, &f.Filesystems[i])
+		}
+	}
+	return out
+}
+
+// Ambiguous reports whether such a name could mean several, so that ResolveAs does
+// not find it although it is there.
+func (f *Facts) Ambiguous(spec, fstype string) bool {
+	_, found := f.ResolveAs(spec, fstype)
+	return !found && len(f.Candidates(spec, fstype)) > 0
 }
 
 // busPlace is the place in disk order that a bus address suggests, or -1. A

@@ -28,6 +28,7 @@ func fstab(opts Options) fix {
 			}
 			file := table.Parse(data)
 			e := &fstabEditor{planner: p, devices: d, crypt: cryptStates(p, d)}
+			e.take(file.Rows())
 			for _, row := range file.Rows() {
 				if row.Len() >= 3 {
 					e.row(row)
@@ -49,6 +50,36 @@ type fstabEditor struct {
 	devices
 	crypt map[string]state // by the names that crypttab gives to opened volumes
 	gone  []string         // mount points whose disks were not given
+	taken map[*guest.Filesystem]bool
+}
+
+// take notes which file systems are named by what tells a disk, too: a name that
+// tells only a partition number means another one.
+func (e *fstabEditor) take(rows []*table.Row) {
+	e.taken = map[*guest.Filesystem]bool{}
+	for _, r := range rows {
+		spec, fstype := table.Unescape(r.Field(0)), r.Field(2)
+		if s, ok := e.devices.facts.ResolveAs(spec, fstype); ok && e.devices.facts.Candidates(spec, fstype) == nil && s.Type != "btrfs" {
+			e.taken[s] = true
+		}
+	}
+}
+
+// lookFree is look among the file systems that nothing else in the file names.
+func (e *fstabEditor) lookFree(spec, fstype string) (*guest.Filesystem, state) {
+	s, state := e.look(spec, fstype)
+	candidates := e.devices.facts.Candidates(spec, fstype)
+	if candidates == nil || s != nil && !e.taken[s] {
+		return s, state
+	}
+	free := slices.DeleteFunc(candidates, func(c *guest.Filesystem) bool { return e.taken[c] })
+	switch len(free) {
+	case 0:
+		return nil, missing
+	case 1:
+		return free[0], moves
+	}
+	return nil, other
 }
 
 // row edits one entry: specification, mount point, type, options.
@@ -69,7 +100,7 @@ func (e *fstabEditor) row(r *table.Row) {
 		return
 	}
 	r.Set(3, e.options(r, opts))
-	s, state := e.look(spec, fstype)
+	s, state := e.lookFree(spec, fstype)
 	if mapped, ok := strings.CutPrefix(spec, "/dev/mapper/"); ok {
 		if crypt, listed := e.crypt[mapped]; listed {
 			state = crypt // there or not as what crypttab makes it of
@@ -83,6 +114,9 @@ func (e *fstabEditor) row(r *table.Row) {
 	case other:
 		if e.ambiguous(spec, fstype) {
 			e.note("etc/fstab line %d: %s stands for several file systems; left", r.Line, spec)
+			if guest.Unstable(spec) && point != "/" && point != "/usr" && !hasOption(opts, "noauto") {
+				r.Set(3, withOptions(r.Field(3), e.mayFail()...)) // no such name is there on KVM
+			}
 		}
 	}
 }
