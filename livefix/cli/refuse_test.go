@@ -113,7 +113,7 @@ func TestHosts(t *testing.T) {
 		t.Helper()
 		return livefixArgs(t.Context(), t, append([]string{"-F", "none", "--known-hosts", s.Known, "--hosts", file, "--parallel", "2"}, args...)...)
 	}
-	write(fmt.Sprintf("hosts:\n  - host: web01\n    usr: root\n"))
+	write("hosts:\n  - host: web01\n    usr: root\n")
 	run("--dry-run").must(t, 2, "line 3", `"usr"`, "user")
 	write("hosts: []\n")
 	run("--dry-run").must(t, 2, "lists no guests")

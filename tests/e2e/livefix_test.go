@@ -34,6 +34,9 @@ type liveGuest struct {
 	dir  string
 }
 
+// dataDisk is the second disk, which the guest mounts too.
+const dataDisk = "data.raw"
+
 // TestLivefix repairs a running guest over SSH, with the network cut in the
 // middle, shows that it still boots where it is, moves it, and boots it on virtio.
 func TestLivefix(t *testing.T) {
@@ -72,8 +75,12 @@ func TestLivefix(t *testing.T) {
 	}
 	g.powerOff(t)
 
-	out := filepath.Join(dir, "web01.qcow2")
-	r := h2k(t, "convert", disk, "-o", out, "--no-fix", "--validate", "--bus", "virtio-blk", "--json").want(t, 0)
+	// Both disks move: the guest's fstab names the second by its UUID now.
+	out := filepath.Join(dir, "moved")
+	r := h2k(t, "convert", disk, filepath.Join(dir, dataDisk), "-o", out, "--no-fix", "--validate", "--bus", "virtio-blk", "--json").want(t, 0)
+	if len(r.report.Verdicts) != 1 {
+		t.Errorf("%d verdicts, want one", len(r.report.Verdicts))
+	}
 	for _, v := range r.report.Verdicts {
 		checkVerdict(t, v, "ens192", "10.0.2.50/24")
 	}
@@ -112,7 +119,7 @@ func checkLiveFacts(t *testing.T, r api.Report) {
 func bootSource(t *testing.T, dir, disk string) *liveGuest {
 	t.Helper()
 	g := &liveGuest{dir: dir, key: filepath.Join(dir, "id"), port: freePort(t)}
-	public, private, err := ed25519.GenerateKey(nil)
+	_, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +134,7 @@ func bootSource(t *testing.T, dir, disk string) *liveGuest {
 		t.Fatal(err)
 	}
 	authorize(t, disk, g.auth.PublicKey())
-	_ = public
-	data := filepath.Join(dir, "data.raw")
+	data := filepath.Join(dir, dataDisk)
 	command(t, "truncate", "-s", "64M", data)
 	command(t, "sh", "-c", "echo start=1MiB, type=83 | sfdisk --quiet "+data)
 	command(t, "mke2fs", "-q", "-F", "-E", "offset=1048576", data, "60M")

@@ -16,10 +16,10 @@ const (
 
 // Of is the exit code of a run that ended with an error of this code.
 func Of(code api.Code) int {
-	switch {
-	case code == api.CodeUsage:
+	switch code {
+	case api.CodeUsage:
 		return Usage
-	case code == api.CodeNotBooted:
+	case api.CodeNotBooted:
 		return Unproven
 	}
 	switch code.Status() {
