@@ -10,8 +10,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOBUILD := go build -trimpath -ldflags '$(LDFLAGS)'
 # The guests of the tests, and those of test-guests alone.
-GUESTS      := debian12-bios debian13-uefi trixie-sdboot bookworm-lvm bookworm-extlinux trixie-netplan
-MORE_GUESTS := bookworm-md bullseye-bios
+GUESTS      := debian12-bios debian13-uefi trixie-sdboot bookworm-lvm bookworm-extlinux bullseye-bios
+MORE_GUESTS := bookworm-md trixie-netplan
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 LINT_VERSION := v2.15.0

@@ -63,12 +63,12 @@ func matrix() []specimen {
 		},
 		{
 			name: "trixie-netplan", disks: []string{"sda.qcow2"}, firmware: "uefi", nic: "ens192", address: "10.0.2.65/24",
-			fixes: append([]string{"linux/uefi-fallback"}, usual...), dead: api.NoLoader, bus: "virtio-blk",
+			fixes: append([]string{"linux/uefi-fallback"}, usual...), dead: api.NoLoader,
 			trees: []place{{"vfat", 1}, {"ext4", 65}, {"ext4", 705}},
 		},
 		{
 			name: "bullseye-bios", disks: []string{"sda.vhd"}, firmware: "bios", nic: "eth0", address: "10.0.2.67/24",
-			fixes: []string{"linux/fstab", "linux/grub", "linux/initramfs", "linux/resume"}, dead: api.Emergency,
+			fixes: []string{"linux/fstab", "linux/grub", "linux/initramfs", "linux/resume"}, dead: api.Emergency, bus: "virtio-blk",
 			trees: []place{{"ext4", 1}},
 		},
 	}

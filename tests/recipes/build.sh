@@ -56,8 +56,10 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/h2k-guest.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 if [ "$(id -u)" = 0 ]; then asroot=(); else asroot=(sudo); fi
+# In a mount namespace of its own: one that another process made meanwhile would
+# keep what is mounted here, and a file system is read when it is unmounted.
 "${asroot[@]}" env "H2K_MIRROR=${H2K_MIRROR:-http://deb.debian.org/debian}" \
-	bash "$here/lib.sh" "$name" "$work" "$(id -u)" >&2
+	unshare --mount bash "$here/lib.sh" "$name" "$work" "$(id -u)" >&2
 if [ -n "$kept" ]; then
 	mkdir -p "$H2K_CACHE"
 	cp -r --sparse=always "$work/guest$suffix" "$kept.$$"
