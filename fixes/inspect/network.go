@@ -194,7 +194,9 @@ func (n *names) ifcfg() {
 			n.stack("ifcfg")
 			v := shellVars(data)
 			if d := v["DEVICE"]; d != "" || strings.HasSuffix(dir, "-scripts") {
-				iface = d // Red Hat's file may have any name
+				// Red Hat's file may have any name. Without a device it is the address
+				// that binds it, and the card has the name that the system gave it.
+				iface = cmp.Or(d, likely(iface), likely(v["NAME"]))
 			}
 			mac := v["HWADDR"] // MACADDR and LLADDR are given to the card
 			if _, id, ok := strings.Cut(iface, "-id-"); ok {
