@@ -14,7 +14,8 @@ import (
 // kernel-install put beside its boot loader entry.
 func images(g *guest.Guest) []guest.Kernel {
 	l := &lister{tree: g.FS, seen: map[string]bool{}}
-	kernels := slices.Clone(g.Facts.Kernels)
+	// One that cannot run on KVM stays as it is, for the way back.
+	kernels := slices.DeleteFunc(slices.Clone(g.Facts.Kernels), func(k guest.Kernel) bool { return k.Unfit != "" && !k.Emulated() })
 	if len(kernels) > 0 && !slices.ContainsFunc(kernels, func(k guest.Kernel) bool { return k.Default }) {
 		kernels[0].Default = true
 	}

@@ -33,7 +33,11 @@ func (p *plan) inject(c *checked) error {
 		if err != nil {
 			return err
 		}
-		note = append(moduleNames(added), note...)
+		if what := moduleNames(added); len(what) > 0 {
+			note = append(what, note...)
+		} else { // the image has them, and its script does not load them
+			note = append(names(added), note...)
+		}
 		members = append(members, added...)
 	}
 	c.noShorter(members)
@@ -49,7 +53,11 @@ func (p *plan) inject(c *checked) error {
 		Note: fmt.Sprintf("cpio segment (%s): %s", how, strings.Join(note, ", ")),
 	})
 	for _, s := range c.stale {
-		p.note("%s: %s replaced: %s", c.img.name, s.Name, s.why)
+		did := "added"
+		if _, ok := c.img.members[s.Name]; ok {
+			did = "replaced"
+		}
+		p.note("%s: %s %s: %s", c.img.name, s.Name, did, s.why)
 	}
 	return nil
 }
