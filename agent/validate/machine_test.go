@@ -3,6 +3,9 @@ package validate
 import (
 	"strings"
 	"testing"
+
+	"hyper2kvm/agent/api"
+	"hyper2kvm/agent/qemu"
 )
 
 // A machine without PCI Express has its disks on two cables of IDE.
@@ -35,5 +38,25 @@ func TestBootOrder(t *testing.T) {
 			t.Fatalf("%s is not where it belongs in %s", want, args)
 		}
 		at += n
+	}
+}
+
+// A kernel that an emulated timer failed says nothing of the guest; with KVM, or
+// of any other panic, the verdict stands.
+func TestDeadTimer(t *testing.T) {
+	words := "Kernel panic - not syncing: IO-APIC + timer doesn't work!  Boot with apic=debug and send a report."
+	for _, c := range []struct {
+		accel string
+		v     api.Verdict
+		want  bool
+	}{
+		{qemu.TCG, api.Verdict{State: api.Panic, Why: words}, true},
+		{qemu.KVM, api.Verdict{State: api.Panic, Why: words}, false},
+		{qemu.TCG, api.Verdict{State: api.Panic, Why: "Kernel panic - not syncing: VFS: Unable to mount root fs"}, false},
+		{qemu.TCG, api.Verdict{State: api.Timeout, Why: words}, false},
+	} {
+		if got := deadTimer(qemu.Accel{Name: c.accel}, c.v); got != c.want {
+			t.Errorf("%s, %s: %t", c.accel, c.v.Why, got)
+		}
 	}
 }

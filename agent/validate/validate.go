@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"hyper2kvm/agent/api"
@@ -87,6 +88,24 @@ func Boot(ctx context.Context, cfg Config) (api.Verdict, error) {
 		}
 		cfg.Accel = accel
 	}
+	verdict, err := once(ctx, cfg)
+	if err == nil && deadTimer(cfg.Accel, verdict) {
+		cfg.Progress("the emulated timer did not tick on this busy host: booting again")
+		return once(ctx, cfg)
+	}
+	return verdict, err
+}
+
+// deadTimer reports whether a kernel gave up on the machine's timer before it
+// looked at anything of the guest: on a busy host QEMU's emulation may not tick
+// in the few milliseconds that it is watched (check_timer in Linux's
+// arch/x86/kernel/apic/io_apic.c).
+func deadTimer(accel qemu.Accel, v api.Verdict) bool {
+	return accel.Name == qemu.TCG && v.State == api.Panic && strings.Contains(v.Why, "IO-APIC + timer doesn't work")
+}
+
+func once(ctx context.Context, cfg Config) (api.Verdict, error) {
+	verdict := api.Verdict{Bus: cfg.Bus}
 	m, err := newMachine(cfg)
 	if err != nil {
 		return verdict, err

@@ -119,6 +119,28 @@ func (p Parts) repair(how string, limit float64, peer *v2v) Work {
 	}
 }
 
+// livefix is a whole repair of a running guest over loopback, from login to the
+// proof: the benchmark of its package, against a real sshd.
+func livefix() Work {
+	return Work{
+		Name: "h2k-livefix over loopback, without the guest's generator", AtMost: 5,
+		Ours: func(ctx context.Context, _ string) (Took, error) {
+			out, err := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "Livefix/loopback", "-benchtime", "1x", "./livefix/cli").CombinedOutput()
+			if err != nil {
+				return Took{}, fmt.Errorf("run benchmark of livefix: %w\n%s", err, out)
+			}
+			m := nanoseconds.FindSubmatch(out)
+			if m == nil {
+				return Took{}, fmt.Errorf("read benchmark of livefix: no time in\n%s", out)
+			}
+			ns, err := strconv.ParseFloat(string(m[1]), 64)
+			return Took{Part: ns / 1e9}, err
+		},
+	}
+}
+
+var nanoseconds = regexp.MustCompile(`([0-9.]+) ns/op`)
+
 // libguestfs runs a peer under the same accelerator as ours: TCG.
 func libguestfs(ctx context.Context, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)

@@ -27,6 +27,7 @@ func Works(p Parts) []Work {
 		p.wholeConvert(peer),
 		p.repair("inject", 0.1, peer),
 		p.repair("regenerate", 1.0, peer),
+		livefix(),
 		p.disk("sparse VMDK to qcow2", p.Guest, "qcow2", 1.0, p.raw),
 		p.stream(),
 		p.packed("zlib", 0.5),
