@@ -81,7 +81,7 @@ test-fast: ## tests that take no virtual machine
 
 test-guests: build appliance ## each guest of the matrix, dead before, booted from both buses after; long
 	@$(MAKE) --no-print-directory guests GUESTS='$(GUESTS) $(MORE_GUESTS)'
-	H2K_GUESTS=all H2K_REQUIRE_VM=1 go test -count 1 -parallel 1 -timeout 4h -run TestMatrix -v ./tests/e2e
+	H2K_GUESTS=all H2K_REQUIRE_VM=1 go test -count 1 -p 1 -parallel 1 -timeout 4h -v ./tests/e2e ./tests/oracle ./tests/recipes
 
 test-vendors: ## images of and for the tools of VMware and VirtualBox, fetched from Debian unstable
 	tests/vendors/fetch.sh $(dir $(H2K_CACHE))vendors

@@ -108,10 +108,20 @@ func requireRoot(t *testing.T) {
 	}
 }
 
+// long passes a test over that `make test` has no time for: `make test-guests`
+// runs it.
+func long(t *testing.T) {
+	t.Helper()
+	if !everything() {
+		t.Skip("runs in make test-guests")
+	}
+}
+
 // TestEncryptedGuestIsRepaired: LVM on LUKS2, the whole way through a key given
 // by reference: refused without, looked at, repaired in place, taken back, and
 // the secret is nowhere but in what was referred to.
 func TestEncryptedGuestIsRepaired(t *testing.T) {
+	long(t)
 	t.Parallel()
 	requireVM(t)
 	requireRoot(t)

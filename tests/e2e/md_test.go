@@ -62,6 +62,7 @@ func mirror(t *testing.T, dir, name string, content part) [2]part {
 // TestMirroredGuestIsRepaired: LVM on RAID 1, and an array that has a name in the
 // place of a number. Both halves of a mirror are written alike.
 func TestMirroredGuestIsRepaired(t *testing.T) {
+	long(t)
 	t.Parallel()
 	requireVM(t)
 	requireRoot(t)
