@@ -23,7 +23,7 @@ IMAGE_PACKAGES := lvm2 cryptsetup-bin mdadm ntfs-3g e2fsprogs xfsprogs btrfs-pro
 GUEST_PACKAGES := $(shell cat tests/recipes/packages.txt)
 TEST_PACKAGES  := netplan.io qemu-utils nbdkit libnbd-bin libhivex-bin kmod cpio zstd xz-utils lz4 lzop bzip2 lzma fdisk gdisk \
 	initramfs-tools-core dracut-core busybox-static libvirt-clients libxml2-utils procps strace util-linux grub-common \
-	binutils systemd-boot-efi grub-efi-amd64-signed openssh-server openssh-client sudo
+	binutils systemd-boot-efi grub-efi-amd64-signed openssh-client
 # libguestfs makes its appliance from a kernel in /boot, which a container lacks.
 BENCH_PACKAGES := virt-v2v libguestfs-tools $(if $(wildcard /boot/vmlinuz-*),,linux-image-cloud-amd64)
 
