@@ -38,6 +38,9 @@ func (r Row) amount(v Value) string {
 	if r.Memory {
 		return fmt.Sprintf("%.2f MiB", v.Main)
 	}
+	if v.CPU == 0 { // a part of a run
+		return fmt.Sprintf("%.2f s", v.Main)
+	}
 	return fmt.Sprintf("%.2f s (CPU %.2f)", v.Main, v.CPU)
 }
 
